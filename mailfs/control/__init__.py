@@ -1,0 +1,1 @@
+"""What an administrator sees: the control tree and how its contents are written."""

@@ -1,0 +1,1 @@
+"""The life of a mount: configuration, start, logging; what to tell the service manager."""

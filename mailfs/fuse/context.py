@@ -1,0 +1,166 @@
+"""What the operations share, and who is asking."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mailfs.fuse.bridge import Caller, LockRequest
+from mailfs.fuse.handles import HandleTable
+from mailfs.fuse.nodes import NodeTable
+from mailfs.host.accounts import Accounts
+from mailfs.host.processes import HostProcess, ProcessTable
+from mailfs.locking.model import Process, Requester
+from mailfs.locking.posix import FileLocks
+from mailfs.locking.table import LockTable
+from mailfs.policy.budgets import Budget
+from mailfs.policy.rights import Credentials, may_write
+from mailfs.sessions.mailbox import Mailbox, Surroundings
+from mailfs.spool.backing_locks import BackingLocks
+from mailfs.spool.door import Door
+from mailfs.spool.mailbox_file import MailboxFile
+from mailfs.spool.private import PrivateDirectory
+
+if TYPE_CHECKING:
+    from mailfs.fuse.replace import Away
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Numbers the operations go by; seconds and bytes."""
+
+    flush_wait: float
+    trusted_uids: frozenset[int]
+    directory_mode: int | None  # None: as the backing directory's, writable for all
+
+
+@dataclass(eq=False)
+class Context:
+    """The collaborators of all operations of one mount."""
+
+    door: Door
+    private: PrivateDirectory
+    nodes: NodeTable
+    handles: HandleTable
+    processes: ProcessTable
+    accounts: Accounts
+    locks: LockTable
+    backing: BackingLocks
+    file_locks: FileLocks
+    surroundings: Surroundings
+    limits: Limits
+    owner: int  # uid whose files in the spool's root are mailboxes whatever their name: root, or who mounted
+    host: bytes
+    control: dict[bytes, Callable[[], bytes]]
+    scratch_files: Budget
+    scratch_bytes: Budget
+    open_files: Budget
+    mailboxes: dict[bytes, Mailbox] = field(default_factory=dict)
+    openers: dict[bytes, Counter[Process]] = field(default_factory=dict)
+    replacements: dict[bytes, Away] = field(default_factory=dict)
+
+    def mailbox(self, name: bytes) -> Mailbox:
+        """The mailbox of a name, whether or not its file exists."""
+        mailbox = self.mailboxes.get(name)
+        if mailbox is None:
+            store = MailboxFile(self.door, (name,))
+            mailbox = Mailbox(name, store, self.locks.lock(name), self.surroundings)
+            self.mailboxes[name] = mailbox
+        return mailbox
+
+    def give_scratch(self, uid: int, size: int = 0) -> None:
+        """A scratch file is gone. Files of an earlier mount were never counted, so no more is given than was taken."""
+        self.scratch_files.give(uid, min(1, self.scratch_files.used(uid)))
+        self.scratch_bytes.give(uid, min(size, self.scratch_bytes.used(uid)))
+
+    def refresh_backing(self, name: bytes) -> None:
+        """A mailbox's real file is another one now: the locks held on it must follow."""
+        lock = self.backing.lock_for((name,))
+        if lock.held:
+            lock.refresh()
+
+    def drop_idle(self) -> None:
+        """Forget mailboxes nothing is known of that could not be found out again."""
+        used = {name for name, openers in self.openers.items() if openers}
+        for name, mailbox in list(self.mailboxes.items()):
+            if name not in used and mailbox.idle:
+                mailbox.store.rest()
+                del self.mailboxes[name]
+
+    def trusted(self, uid: int) -> bool:
+        """Whether a user may act on everybody's mailboxes: root, the spool's owner, whom the configuration names."""
+        return uid in self.trusted_uids
+
+    @property
+    def trusted_uids(self) -> frozenset[int]:
+        """All of these."""
+        return self.limits.trusted_uids | {0, self.owner}
+
+
+class Who:
+    """The client of one request; its process is only looked up if a decision depends on it."""
+
+    def __init__(self, context: Context, caller: Caller | LockRequest) -> None:
+        self._context = context
+        self.pid = caller.pid
+        self.uid = caller.uid
+        self.gid = caller.gid
+        self._process: HostProcess | None = None
+        self._looked = False
+
+    @property
+    def process(self) -> HostProcess | None:
+        """The process; None in another pid namespace, or when it is gone."""
+        if not self._looked:
+            self._looked = True
+            self._process = self._context.processes.find(self.pid)
+        return self._process
+
+    @property
+    def groups(self) -> frozenset[int]:
+        """Supplementary groups."""
+        process = self.process
+        return process.groups_for(self.uid, self.gid) if process else frozenset()
+
+    @property
+    def trusted(self) -> bool:
+        """See `Context.trusted`."""
+        return self._context.trusted(self.uid)
+
+    def may_write_file(self, found: os.stat_result) -> bool:
+        """Whether the mode bits of a file let this client write it. Groups are only looked up if they decide."""
+        if self.trusted:
+            return True
+        plain = Credentials(self.uid, self.gid, frozenset())
+        if may_write(found.st_uid, found.st_gid, found.st_mode, plain):
+            return True
+        if found.st_uid == self.uid or not found.st_mode & stat.S_IWGRP:
+            return False
+        groups = Credentials(self.uid, self.gid, self.groups)
+        return may_write(found.st_uid, found.st_gid, found.st_mode, groups)
+
+    async def may_write_mailbox(self, name: bytes) -> bool:
+        """The right to lock a mailbox is the right to write it; where there is none, its account has it."""
+        try:
+            found = self._context.door.stat((name,))
+        except FileNotFoundError:
+            if self.trusted:
+                return True
+            account = await self._context.accounts.lookup(name)
+            return account is not None and account.uid == self.uid
+        return stat.S_ISREG(found.st_mode) and self.may_write_file(found)
+
+    def requester(self, mailbox: bytes, *, may_write: bool) -> Requester:
+        """This client as the locking core sees it."""
+        openers = self._context.openers.get(mailbox)
+        return Requester(
+            process=self.process,
+            uid=self.uid,
+            pid=self.pid,
+            may_write=may_write,
+            has_open=lambda process: bool(openers and openers[process] > 0),
+        )

@@ -1,0 +1,294 @@
+"""Open files: open, read, write, flush, fsync, release.
+
+Of these only open, read and flush may wait, and flush only for a moment (the kernel holds no lock there, but a process
+that is ending cannot be killed while its flush waits). When a mailbox's draft is committed is decided by
+``flush`` and ``release``:
+
+* flush by the process that opened the handle: commit; unless an earlier flush came without a release, which says that
+  the descriptor was duplicated (dup, shell redirection): then RELEASE decides;
+* flush by another process that has inherited the descriptor: nothing yet;
+* release, when the last descriptor is gone: commit;
+* a process that wrote and died by a signal: discard, unless others hold the handle still.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections import Counter
+
+import trio
+
+from mailfs.errors import Cause, Refused
+from mailfs.fuse.bridge import Caller, watch_interrupt
+from mailfs.fuse.context import Context, Who
+from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
+from mailfs.fuse.namespace import Namespace
+from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
+from mailfs.fuse.replace import Replacing
+from mailfs.host.processes import HostProcess
+from mailfs.locking.model import Ending
+from mailfs.spool.door import Path
+
+log = logging.getLogger(__name__)
+
+# What of a client's open flags makes sense for a descriptor of ours. O_APPEND would make pwrite(2) ignore offsets.
+_KEPT = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
+WRITING = (os.O_WRONLY, os.O_RDWR)
+
+
+class Files:
+    """The operations on open files."""
+
+    def __init__(self, context: Context, namespace: Namespace, replacing: Replacing) -> None:
+        self._context = context
+        self._namespace = namespace
+        self._replacing = replacing
+
+    def handle(self, number: int) -> Handle:
+        """The open file of a number; EBADF if there is none."""
+        handle = self._context.handles.get(number)
+        if handle is None:
+            raise OSError(errno.EBADF, "no such handle")
+        return handle
+
+    # Opening
+
+    async def open(self, node: Node, flags: int, who: Who) -> Handle:
+        """Open a node. The kernel has checked the mode bits."""
+        self._context.open_files.take(who.uid)
+        try:
+            handle = await self._open(node, flags, who)
+        except BaseException:
+            self._context.open_files.give(who.uid)
+            raise
+        handle.uid = who.uid
+        self._context.handles.add(handle)
+        return handle
+
+    async def _open(self, node: Node, flags: int, who: Who) -> Handle:
+        number = self._context.handles.number()
+        if isinstance(node, ControlNode):
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                raise PermissionError(errno.EACCES, "control files are read")
+            return TextHandle(number, node, text=self._context.control[node.path[0]]())
+        lock = node.lock if isinstance(node, LockNode | ScratchNode) else None
+        if lock is not None and lock.live:
+            if flags & os.O_ACCMODE in WRITING and not self._holds(lock.mailbox, node, who):
+                raise Refused(Cause.LOCK_HELD, "somebody else's lock file")
+            if flags & os.O_TRUNC:
+                lock.truncate(0)
+            return LockHandle(number, node, lock=lock)
+        if isinstance(node, MailboxNode):
+            return await self._open_mailbox(number, node, flags, who)
+        if isinstance(node, FileNode):
+            fd = self._context.door.open(node.path, flags & _KEPT)
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise IsADirectoryError(errno.EISDIR, "a directory")
+            return FileHandle(number, node, fd=fd)
+        raise FileNotFoundError(errno.ENOENT, "the lock is gone")
+
+    def _holds(self, mailbox: bytes, node: Node, who: Who) -> bool:
+        lock = node.lock if isinstance(node, LockNode | ScratchNode) else None
+        requester = who.requester(mailbox, may_write=True)
+        return bool(lock and lock.claim and lock.claim.agent.covers(requester))
+
+    async def _open_mailbox(self, number: int, node: MailboxNode, flags: int, who: Who) -> Handle:
+        mailbox = node.mailbox
+        writable = flags & os.O_ACCMODE in WRITING
+        fd = self._context.door.open((mailbox.name,), os.O_RDONLY)
+        process = who.process
+        handle = MailboxHandle(
+            number, node, mailbox=mailbox, fd=fd, opener=process, writable=writable
+        )
+        try:
+            handle.cursor.told = mailbox.refresh()
+            if flags & os.O_TRUNC and writable:
+                session = mailbox.draft(handle.key, who.requester(mailbox.name, may_write=True))
+                mailbox.check_stale(session)
+                session.truncate(0)
+                handle.wrote = True
+        except BaseException:
+            os.close(fd)
+            raise
+        if process is not None:
+            self._context.openers.setdefault(mailbox.name, Counter())[process] += 1
+        return handle
+
+    # Reading and writing
+
+    async def read(self, number: int, offset: int, size: int) -> bytes:
+        """Bytes of an open file."""
+        handle = self.handle(number)
+        if isinstance(handle, FileHandle):
+            return os.pread(handle.fd, size, offset)
+        if isinstance(handle, MailboxHandle):
+            return await self._read_mailbox(handle, offset, size)
+        if isinstance(handle, LockHandle):
+            return handle.lock.read(offset, size)
+        if isinstance(handle, TextHandle):
+            return handle.text[offset : offset + size]
+        raise OSError(errno.EBADF, "not readable")
+
+    async def _read_mailbox(self, handle: MailboxHandle, offset: int, size: int) -> bytes:
+        mailbox = handle.mailbox
+        if not mailbox.settled.is_set():
+            await self._wait_settled(handle)
+        session = mailbox.sessions.get(handle.key)
+        if session is not None and session.dirty:
+            return session.read(mailbox.store, offset, size)
+        text = os.pread(handle.fd, size, offset)
+        if handle.opener is not None and offset + len(text) >= mailbox.size:
+            mailbox.saw(handle.opener)
+        return text
+
+    async def _wait_settled(self, handle: MailboxHandle) -> None:
+        """Wait for the end of a commit that is being written, or for the client to give up."""
+        interrupt = watch_interrupt()
+        with trio.CancelScope() as scope:
+            interrupt.on_interrupt(scope.cancel)
+            await handle.mailbox.settled.wait()
+        if scope.cancelled_caught:
+            raise Refused(Cause.INTERRUPTED, "read")
+
+    def write(self, number: int, offset: int, data: bytes, caller: Caller) -> int:
+        """Write through a handle; a mailbox's bytes go to the draft of whoever opened it."""
+        handle = self.handle(number)
+        if isinstance(handle, FileHandle):
+            return self._write_file(handle, offset, data, caller)
+        if isinstance(handle, LockHandle):
+            return handle.lock.write(offset, data)
+        if not isinstance(handle, MailboxHandle):
+            raise OSError(errno.EBADF, "not writable")
+        mailbox = handle.mailbox
+        key = handle.key
+        if key not in mailbox.sessions:
+            handle.cursor.forget()
+        who = Who(self._context, caller)
+        session = mailbox.draft(key, who.requester(mailbox.name, may_write=True))
+        if caller.flags & os.O_APPEND:
+            at = session.size
+        else:
+            at = session.place(handle.cursor, offset, mailbox.size)
+            if at < session.base.size:
+                mailbox.check_stale(session)
+        session.write(at, data)
+        handle.wrote = True
+        mailbox.claim_for(session, key)
+        return len(data)
+
+    def _write_file(self, handle: FileHandle, offset: int, data: bytes, caller: Caller) -> int:
+        if isinstance(handle.node, ScratchNode):
+            grown = offset + len(data) - os.fstat(handle.fd).st_size
+            if grown > 0:
+                self._context.scratch_bytes.take(handle.node.uid, grown)
+        if caller.flags & os.O_APPEND:
+            offset = os.fstat(handle.fd).st_size
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(handle.fd, view, offset)
+            offset += written
+            view = view[written:]
+        return len(data)
+
+    # Closing
+
+    async def flush(self, number: int, caller: Caller) -> None:
+        """A descriptor was closed."""
+        handle = self.handle(number)
+        if isinstance(handle, MailboxHandle):
+            await self._flush_mailbox(handle, caller)
+        elif isinstance(handle.node, ScratchNode) and handle.node.replaces is not None:
+            who = Who(self._context, caller)
+            await self._replacing.finish(handle.node, who)
+
+    async def _flush_mailbox(self, handle: MailboxHandle, caller: Caller) -> None:
+        mailbox = handle.mailbox
+        session = mailbox.sessions.get(handle.key)
+        first, handle.duplicated = not handle.duplicated, True
+        if session is None:
+            return
+        closer = self._context.processes.find(caller.pid)
+        if closer is not handle.opener or closer is None:
+            return
+        if not session.dirty:
+            return
+        if not first:
+            return
+        if closer.exiting and await closer.being_killed():
+            return  # the last descriptor's release tells whether anybody else goes on with it
+        await mailbox.commit(handle.key, patience=self._context.limits.flush_wait)
+
+    async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:
+        """fsync(2): without an exclusive lock of the client's own, what it wrote is committed now."""
+        handle = self.handle(number)
+        if isinstance(handle, FileHandle):
+            sync = os.fdatasync if data_only else os.fsync
+            fd = os.dup(handle.fd)
+            try:
+                await self._context.surroundings.offload(lambda: sync(fd))
+            finally:
+                os.close(fd)
+        elif isinstance(handle, MailboxHandle):
+            mailbox = handle.mailbox
+            session = mailbox.sessions.get(handle.key)
+            if session is None:
+                return
+            session.synced = True
+            requester = Who(self._context, caller).requester(mailbox.name, may_write=True)
+            if mailbox.locked_since(requester) is None:
+                await mailbox.commit(handle.key, patience=0)
+
+    async def release(self, number: int) -> None:
+        """The last descriptor is gone. Nobody hears of an error here, so it goes to the log."""
+        handle = self._context.handles.remove(number)
+        if handle is None:
+            return
+        self._context.open_files.give(handle.uid)
+        try:
+            if isinstance(handle, MailboxHandle):
+                await self._release_mailbox(handle)
+            elif isinstance(handle.node, ScratchNode) and handle.node.replaces is not None:
+                log.info("%r: its new file was not closed by its maker", handle.node.replaces)
+        finally:
+            handle.close()
+
+    async def _release_mailbox(self, handle: MailboxHandle) -> None:
+        mailbox = handle.mailbox
+        opener = handle.opener
+        if opener is not None:
+            openers = self._context.openers.get(mailbox.name, Counter())
+            openers[opener] -= 1
+            if openers[opener] <= 0:
+                del openers[opener]
+            if not openers:
+                self._context.openers.pop(mailbox.name, None)
+        session = mailbox.sessions.get(handle.key)
+        if session is None or not (handle.wrote or not session.dirty):
+            return
+        if session.dirty and opener is not None and await self._killed(opener):
+            mailbox.discard(handle.key, "its writer was killed")
+            return
+        try:
+            await mailbox.commit(handle.key, patience=0)
+        except (Refused, OSError) as error:
+            log.warning("%r: commit at last close failed: %s", mailbox.name, error)
+
+    async def _killed(self, opener: object) -> bool:
+        if not isinstance(opener, HostProcess):
+            return False
+        if opener.alive:
+            return opener.exiting and await opener.being_killed()
+        return await opener.ended() is Ending.SIGNAL
+
+
+def path_of(node: Node) -> Path:
+    """Where the real file of a node is."""
+    if isinstance(node, MailboxNode):
+        return (node.mailbox.name,)
+    if isinstance(node, FileNode):
+        return node.path
+    raise Refused(Cause.NOT_ALLOWED, "no real file")

@@ -1,0 +1,567 @@
+"""One mailbox: what is committed, who has a draft of it, and how a draft becomes mail.
+
+Nothing but ``_apply_append`` and ``_apply_rewrite`` changes the real file, and both run under a COMMIT claim, that is,
+with the mailbox's lock and the real file's locks held. A commit goes
+
+1. the draft is taken out of the table of sessions; what its writer writes from now on is a new draft;
+2. the claim is taken. An append that cannot have it at once is *deferred*: its writer is told of success and a task of
+   ours commits it when its turn comes. A rewrite waits for a moment first (its writer is in close() meanwhile);
+3. the real file is looked at: a change made outside counts as an append if it grew, else as a rewrite;
+4. a rewrite is judged against what has happened since its base (``_judge``); appends since are kept behind it,
+   another rewrite since makes it stale: then it is refused, and its content goes to rescue;
+5. the bytes are written and the version goes up.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+import trio
+
+from mailfs.errors import Cause, Refused
+from mailfs.locking.mailbox import MailboxLock
+from mailfs.locking.model import Kind, Mode, Process, Requester
+from mailfs.locking.rules import Claim
+from mailfs.sessions.merge import line_break_before, missing_messages
+from mailfs.sessions.session import CHUNK, Base, Session
+from mailfs.sessions.staging import Staging
+from mailfs.sessions.storage import FileState, Spill, Store, Times
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SMALL = 256 * 1024
+"""Bytes that are written in the loop; more than that, or a sync, goes to a thread."""
+
+
+class Offload(Protocol):
+    """Runs a blocking function where it does not hold up the loop."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """Await the function's result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every mailbox of a mount shares."""
+
+    nursery: trio.Nursery
+    offload: Offload
+    spill: Callable[[], Spill]
+    spill_limit: int  # bytes
+    rescue: Callable[[bytes, int, Iterator[bytes], str], None]  # name, uid, content, why
+    note: Callable[[bytes, str, str], None]  # name, event, detail: for history and log
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a process has read of the mailbox, and when (seconds, trio's clock)."""
+
+    base: Base
+    at: float
+
+
+class Mailbox:
+    """The state of one mailbox name.
+
+    Args:
+        name: its name, for logs and events.
+        store: its real file.
+        lock: its lock.
+        around: what it shares with the others.
+
+    """
+
+    def __init__(self, name: bytes, store: Store, lock: MailboxLock, around: Surroundings) -> None:
+        self.name = name
+        self.store = store
+        self.lock = lock
+        self.version = 0
+        self.rewrites = 0
+        self.sessions: dict[object, Session] = {}
+        self.deferred: deque[Session] = deque()
+        self.settled = trio.Event()  # not set while bytes are being written in a thread
+        self.settled.set()
+        self._around = around
+        self._seen: WeakKeyDictionary[Process, Seen] = WeakKeyDictionary()
+        self._state: FileState | None = store.state()
+
+    def __repr__(self) -> str:
+        drafts = f"{len(self.sessions)} drafts, {len(self.deferred)} deferred"
+        return f"<Mailbox {self.name!r} version {self.version}, {self.size} bytes, {drafts}>"
+
+    # What is committed
+
+    @property
+    def size(self) -> int:
+        """Committed bytes, as of the last look."""
+        return self._state.size if self._state else 0
+
+    @property
+    def now(self) -> Base:
+        """The committed state as a base."""
+        return Base(self.rewrites, self.size, self.size)
+
+    def refresh(self) -> int:
+        """Look at the real file; a change that was not ours becomes a version of its own. Returns the size."""
+        if not self.settled.is_set():
+            return self.size
+        state = self.store.state()
+        before = self._state
+        if state != before:
+            self._state = state
+            self.version += 1
+            grown = before and state and state.inode == before.inode and state.size > before.size
+            same = before and state and state[:2] == before[:2]
+            if not grown and not same:
+                self._rewritten()
+                self._around.note(self.name, "changed outside", f"{before} -> {state}")
+        return self.size
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is known of it that could not be found out again."""
+        return not (self.sessions or self.deferred or self._seen)
+
+    def replaced(self, by: Process | None, kept: int = 0) -> None:
+        """A new file was renamed over the mailbox by ``by``, which knows all of it but the last ``kept`` bytes."""
+        self._state = self.store.state()
+        self.version += 1
+        self._rewritten()
+        if by is not None:
+            known = self.size - kept
+            self._seen[by] = Seen(Base(self.rewrites, known, known), trio.current_time())
+
+    def _rewritten(self) -> None:
+        self.rewrites += 1
+        for session in self.sessions.values():
+            if not session.rewriting:
+                session.rebase(self.now)
+
+    # What its readers know
+
+    async def read(self, key: object, process: Process | None, offset: int, size: int) -> bytes:
+        """What the holder of ``key`` sees; waits while a commit is being written in a thread."""
+        await self.settled.wait()
+        session = self.sessions.get(key)
+        if session is not None:
+            return session.read(self.store, offset, size)
+        text = self.store.read(offset, size)
+        if process is not None and offset + len(text) >= self.size:
+            self.saw(process)
+        return text
+
+    def saw(self, process: Process) -> None:
+        """The process has read the mailbox to its end."""
+        self.refresh()
+        self._seen[process] = Seen(self.now, trio.current_time())
+
+    def view_size(self, key: object, committed: int) -> int:
+        """The size the holder of ``key`` sees, bytes; ``committed`` if it has no draft."""
+        session = self.sessions.get(key)
+        return session.size if session is not None else committed
+
+    # Drafts
+
+    def draft(self, key: object, requester: Requester) -> Session:
+        """The session of ``key``, begun if there is none.
+
+        Raises:
+            Refused: STALE or FENCED, when nothing this agent writes could land.
+
+        """
+        session = self.sessions.get(key)
+        if session is None:
+            if self.lock.fenced(requester):
+                raise Refused(Cause.FENCED, repr(requester))
+            self.refresh()
+            base, trusted = self._base_for(requester)
+            staging = Staging(self._around.spill_limit, self._around.spill)
+            session = Session(requester, base, staging, trusted)
+            self.sessions[key] = session
+        if session.fenced:
+            raise Refused(Cause.FENCED, repr(requester))
+        session.last_write = trio.current_time()
+        return session
+
+    def claim_for(self, session: Session, key: object) -> None:
+        """Take the implicit claim of an unlocked writer, if it is to be had."""
+        if session.claim is None or session.claim.revoked:
+            mode = Mode.WRITE if session.rewriting else Mode.APPEND
+            session.claim = self.lock.writer(session.requester, key, mode)
+
+    def _base_for(self, requester: Requester) -> tuple[Base, bool]:
+        """The version this agent last read, and whether it is trusted to know what it does.
+
+        Whoever holds an explicit exclusive lock and has read the mailbox under it is trusted as it is. A process that
+        never read the mailbox to its end means the mailbox as it is now.
+        """
+        seen = self._seen.get(requester.process) if requester.process is not None else None
+        since = self.locked_since(requester)
+        if seen is None or (since is not None and seen.at >= since):
+            return self.now, since is not None
+        return seen.base, False
+
+    def locked_since(self, requester: Requester) -> float | None:
+        """When the agent took its explicit exclusive lock (seconds, trio's clock); None if it holds none."""
+        held = (
+            claim.since
+            for claim in self.lock.claims
+            if claim.explicit and claim.mode is not Mode.READ and claim.agent.same_as(requester)
+        )
+        return min(held, default=None)
+
+    def check_stale(self, session: Session) -> None:
+        """Raise Refused(STALE) if this session could only be a rewrite of what is no longer there."""
+        if not session.trusted and session.base.rewrites != self.rewrites:
+            raise Refused(Cause.STALE, f"{self.name!r} was rewritten since it was read")
+
+    def discard(self, key: object, why: str) -> None:
+        """Drop a draft; nothing of it lands."""
+        session = self.sessions.pop(key, None)
+        if session is not None:
+            if session.dirty:
+                self._around.note(self.name, "discard", f"{why}: {_describe(session)}")
+            self._end(session)
+
+    def fence(self, claim: Claim) -> None:
+        """The agent of ``claim`` lost its lock: its drafts do not count, and it hears of it at its next write."""
+        for session in self.sessions.values():
+            if claim.agent.covers(session.requester):
+                session.fenced = True
+
+    # Commit
+
+    async def commit(self, key: object, *, patience: float) -> None:
+        """Make the draft of ``key`` part of the mailbox.
+
+        Args:
+            key: whose draft.
+            patience: seconds a rewrite may wait for the lock before it is deferred.
+
+        Raises:
+            Refused: STALE, FENCED; the draft is then in rescue, or gone.
+            OSError: of the backing filesystem; the mailbox is as before.
+
+        """
+        session = self.sessions.pop(key, None)
+        if session is None:
+            return
+        if session.fenced:
+            self._end(session)
+            raise Refused(Cause.FENCED, "the draft was discarded")
+        if not session.dirty:
+            self._end(session)
+            return
+        mode = Mode.WRITE if session.rewriting else Mode.APPEND
+        claim = None
+        if not self.deferred:
+            claim = self.lock.try_commit(session.requester, mode)
+            if claim is None and session.rewriting and patience > 0:
+                try:
+                    claim = await self.lock.commit(session.requester, mode, patience)
+                except Refused as refusal:
+                    log.debug("%r: rewrite waits: %s", self.name, refusal)
+                except trio.Cancelled:
+                    self._defer(session)
+                    raise
+        if claim is None:
+            if session.rewriting:
+                self._judge_or_rescue(session)
+            self._defer(session)
+            return
+        with trio.CancelScope(shield=True):
+            await self._commit_under(claim, session)
+
+    async def commit_own(self, requester: Requester) -> None:
+        """Commit every draft of the agent: it is about to give up its lock."""
+        mine = [k for k, s in self.sessions.items() if s.requester.process is requester.process]
+        for key in mine:
+            await self.commit(key, patience=0)
+
+    async def replace(
+        self,
+        requester: Requester,
+        content: Callable[[], bytes],
+        swap: Callable[[bytes, bool], None],
+    ) -> None:
+        """Let a whole new file take the mailbox's place (rename(2), which must answer at once).
+
+        Args:
+            requester: who saves.
+            content: the new text; only called if it must be compared with newer mail.
+            swap: puts the new file in place, with the bytes it is given behind it; told whether the new text ends a
+                line.
+
+        Raises:
+            Refused: STALE if the mailbox was rewritten since the agent read it, LOCK_HELD if somebody holds it.
+            OSError: of the backing filesystem.
+
+        """
+        claim = None if self.deferred else self.lock.try_commit(requester, Mode.WRITE)
+        if claim is None:
+            raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
+        try:
+            self.refresh()
+            base, trusted = self._base_for(requester)
+            if not trusted and base.rewrites != self.rewrites:
+                raise Refused(Cause.STALE, f"{self.name!r} was rewritten since it was read")
+            kept, ends_line = b"", True
+            if self.size > base.size:
+                horizon = min(base.horizon, self.size)
+                text = content()
+                window = missing_messages(self.store.read(base.size, horizon - base.size), text)
+                kept = window + self.store.read(horizon, self.size - horizon)
+                ends_line = not text or text.endswith(b"\n")
+            swap(kept, ends_line)
+            self.replaced(requester.process, kept=len(kept))
+            self._around.note(self.name, "replace", f"by uid {requester.uid} pid {requester.pid}")
+        finally:
+            self.lock.release(claim)
+
+    async def remove(self, requester: Requester, action: Callable[[], None]) -> None:
+        """Take the file away from this name (unlink, or rename to another), with the lock held for the moment.
+
+        What others have staged is theirs to commit: it will make the mailbox anew.
+
+        Raises:
+            Refused: LOCK_HELD if somebody else holds the mailbox.
+            OSError: of ``action``.
+
+        """
+        await self.commit_own(requester)
+        claim = self.lock.try_commit(requester, Mode.WRITE)
+        if claim is None:
+            raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be removed now")
+        try:
+            action()
+            self.store.rest()
+            self.refresh()
+        finally:
+            self.lock.release(claim)
+
+    async def commit_idle(self, idle: float) -> None:
+        """Commit drafts nobody has written to for ``idle`` seconds."""
+        limit = trio.current_time() - idle
+        for key in [k for k, s in self.sessions.items() if s.dirty and s.last_write <= limit]:
+            try:
+                await self.commit(key, patience=0)
+            except (Refused, OSError) as error:
+                log.warning("%r: idle draft could not be committed: %s", self.name, error)
+
+    def _defer(self, session: Session) -> None:
+        if session.claim is not None:
+            self.lock.release(session.claim)
+            session.claim = None
+        self._around.note(self.name, "defer", _describe(session))
+        self.deferred.append(session)
+        if len(self.deferred) == 1:
+            self._around.nursery.start_soon(self._drain, name=f"commit later {self.name!r}")
+
+    async def _drain(self) -> None:
+        """Commit what was deferred, in order, each when its turn at the lock comes."""
+        while self.deferred:
+            session = self.deferred[0]
+            mode = Mode.WRITE if session.rewriting else Mode.APPEND
+            try:
+                claim = await self.lock.commit(session.requester, mode, math.inf)
+            except Refused as refusal:
+                log.warning("%r: deferred commit waits on: %s", self.name, refusal)
+                await trio.sleep(1)
+                continue
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._commit_under(claim, session)
+                except (Refused, OSError) as error:
+                    log.error("%r: deferred commit failed: %s", self.name, error)
+                    self._rescue(session, str(error))
+                finally:
+                    self.deferred.popleft()
+
+    async def settle(self) -> None:
+        """Commit everything now, whoever holds the mailbox: the mount is going away and with it all its clients."""
+        for key in list(self.sessions):
+            try:
+                await self.commit(key, patience=0)
+            except (Refused, OSError) as error:
+                log.warning("%r: draft lost at unmount: %s", self.name, error)
+        while self.deferred:
+            for claim in self.lock.claims:
+                if claim.kind is not Kind.COMMIT:
+                    self.lock.revoke(claim, "unmount")
+            await trio.sleep(0.01)
+
+    async def _commit_under(self, claim: Claim, session: Session) -> None:
+        """Write the session, then give back its claims and what it staged."""
+        keep = False
+        try:
+            self.refresh()
+            if self._state is None:
+                self.store.create_again()
+                self._state = self.store.state()
+            if session.rewriting:
+                kept = self._judge_or_rescue(session)
+                work: _Append | _Rewrite = _Rewrite(self.store, session, kept)
+            else:
+                work = _Append(self.store, session, self.size)
+            before = self.now
+            await self._run(work, session)
+            self._state = self.store.state()
+            self.version += 1
+            self._learn(session, before)
+            if session.rewriting:
+                self._rewritten()
+                self._around.note(self.name, "rewrite", _describe(session))
+        except OSError:
+            keep = (
+                session in self.deferred
+            )  # its writer was told of success: rescue needs the bytes
+            raise
+        except Refused:
+            keep = session in self.deferred
+            raise
+        finally:
+            self.lock.release(claim)
+            if not keep:
+                self._end(session)
+
+    async def _run(self, work: _Append | _Rewrite, session: Session) -> None:
+        if work.bytes <= SMALL and not session.synced:
+            work.run()
+            return
+        self.settled = trio.Event()
+        try:
+            await self._around.offload(work.run)
+        finally:
+            self.settled.set()
+
+    def _learn(self, session: Session, before: Base) -> None:
+        """After its own commit an agent knows the mailbox as it left it."""
+        process = session.requester.process
+        if process is None:
+            return
+        rewrites = self.rewrites + (1 if session.rewriting else 0)
+        seen = self._seen.get(process)
+        now = trio.current_time()
+        if session.rewriting:
+            self._seen[process] = Seen(Base(rewrites, session.size, session.size), now)
+        elif seen is not None and seen.base.rewrites == self.rewrites:
+            low = self.size if seen.base.size == before.size else seen.base.size
+            self._seen[process] = Seen(Base(rewrites, low, self.size), now)
+
+    def _judge_or_rescue(self, session: Session) -> bytes:
+        """The messages that must follow what the session saves.
+
+        Raises:
+            Refused: STALE; the content is in rescue then.
+
+        """
+        try:
+            self.check_stale(session)
+        except Refused as refusal:
+            if session not in self.deferred:
+                self._rescue(session, str(refusal))
+            raise
+        base = session.base
+        if self.size <= base.size:
+            return b""
+        horizon = min(base.horizon, self.size)
+        window = self.store.read(base.size, horizon - base.size)
+        later = self.store.read(horizon, self.size - horizon)
+        if window:
+            window = missing_messages(window, session.read(self.store, 0, session.size))
+        if window or later:
+            kept = len(window) + len(later)
+            self._around.note(self.name, "merge", f"{kept} bytes of newer mail kept behind a save")
+        return window + later
+
+    def _rescue(self, session: Session, why: str) -> None:
+        def content() -> Iterator[bytes]:
+            for at in range(0, session.size, CHUNK):
+                yield session.read(self.store, at, CHUNK)
+
+        text = content() if session.rewriting else session.tail()
+        self._around.rescue(self.name, session.requester.uid, text, why)
+
+    def _end(self, session: Session) -> None:
+        if session.claim is not None:
+            self.lock.release(session.claim)
+            session.claim = None
+        if session.times is not None:
+            self._set_times(session.times)
+        session.close()
+
+    def _set_times(self, times: Times) -> None:
+        try:
+            self.store.set_times(times)
+        except OSError as error:
+            log.info("%r: time stamps not set: %s", self.name, error)
+        self._state = self.store.state()
+
+
+class _Append:
+    """Write the session's bytes behind the mailbox; on failure the mailbox is cut back to what it was."""
+
+    def __init__(self, store: Store, session: Session, end: int) -> None:
+        self._store = store
+        self._session = session
+        self._end = end
+        self.bytes = session.appended
+
+    def run(self) -> None:
+        end = at = self._end
+        last = self._store.read(end - 1, 1) if end else b""
+        self._store.reserve(end, self._session.appended + 1)
+        try:
+            for chunk in self._session.tail():
+                text = chunk
+                if at == end:
+                    text = line_break_before(last, chunk) + chunk
+                self._store.write(at, text)
+                at += len(text)
+            if self._session.synced:
+                self._store.sync()
+        except OSError:
+            self._store.truncate(end)
+            raise
+
+
+class _Rewrite:
+    """Bring the real file to the session's content, with newer mail behind it."""
+
+    def __init__(self, store: Store, session: Session, kept: bytes) -> None:
+        self._store = store
+        self._session = session
+        self._kept = kept
+        self.bytes = session.staging.size + len(kept)
+
+    def run(self) -> None:
+        store, session = self._store, self._session
+        state = store.state()
+        end = session.size + len(self._kept) + 1
+        if state is not None and end > state.size:
+            store.reserve(state.size, end - state.size)
+        if state is not None and state.size > session.floor:
+            store.truncate(session.floor)
+        for offset, data in session.changes():
+            store.write(offset, data)
+        store.truncate(session.size)
+        if self._kept:
+            last = store.read(session.size - 1, 1) if session.size else b""
+            store.write(session.size, line_break_before(last, self._kept) + self._kept)
+        if session.synced:
+            store.sync()
+
+
+def _describe(session: Session) -> str:
+    what = "rewrite" if session.rewriting else "append"
+    process = session.requester.process
+    who = f"{process.name}[{process.pid}]" if process else f"pid {session.requester.pid}"
+    size = session.size if session.rewriting else session.appended
+    return f"{what} of {size} bytes by uid {session.requester.uid} {who}"

@@ -1,0 +1,82 @@
+"""Merging a stale save with the mail that came meanwhile (design: "stale rewrites").
+
+An mbox file is a sequence of messages, each beginning with a line that starts with ``From `` at the start of the file
+or after a line break (RFC 4155 asks for an empty line before it; some programs forget it, so we do not).
+
+An agent's knowledge of a mailbox ends somewhere in a *window*: what lay before ``low`` it has read, what came after
+``high`` it cannot have read, and of what lies between nobody knows. So messages of the window are compared with what
+is saved, and kept only where the save does not have them; messages behind the window are new.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+SEPARATOR = b"From "
+
+
+def split_messages(text: bytes) -> list[bytes]:
+    """Cut an mbox text into messages, separators included; joined they are ``text`` again.
+
+    Text before the first separator is a piece of its own.
+    """
+    starts = [0] if text else []
+    at = text.find(b"\n" + SEPARATOR)
+    while at >= 0:
+        starts.append(at + 1)
+        at = text.find(b"\n" + SEPARATOR, at + 1)
+    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
+def identity(message: bytes) -> bytes:
+    """What makes two copies of a message the same one, though a mail reader changed its status headers.
+
+    The separator line and the Message-ID where there is one; otherwise the text without the headers that mail readers
+    keep their own notes in.
+    """
+    head, blank, body = message.partition(b"\n\n")
+    separator, _, headers = head.partition(b"\n")
+    found = _MESSAGE_ID.search(headers)
+    if found:
+        return separator + b"\n" + found.group(1).strip()
+    return _NOTES.sub(b"", head + b"\n") + blank + body.rstrip(b"\n")
+
+
+_MESSAGE_ID = re.compile(rb"^message-id:(.*)$", re.IGNORECASE | re.MULTILINE)
+_NOTES = re.compile(
+    rb"^(?:status|x-status|x-keywords|x-uid|x-imap|x-imapbase|content-length|lines):.*\n(?:[ \t].*\n)*",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def missing_messages(window: bytes, saved: bytes) -> bytes:
+    """The messages of ``window`` that ``saved`` does not have, in order.
+
+    Args:
+        window: bytes of the mailbox that the saver may or may not have read.
+        saved: what the saver wrote.
+
+    """
+    if not window:
+        return b""
+    have = Counter(identity(message) for message in split_messages(saved))
+    kept: list[bytes] = []
+    for message in split_messages(window):
+        name = identity(message)
+        if have[name] > 0:
+            have[name] -= 1
+        else:
+            kept.append(message)
+    return b"".join(kept)
+
+
+def line_break_before(last: bytes, appended: bytes) -> bytes:
+    """What must stand between the end of a mailbox and an append, so that a separator is on a line of its own.
+
+    Args:
+        last: the last byte of the mailbox, empty for an empty one.
+        appended: the beginning of what is appended.
+
+    """
+    return b"\n" if last not in (b"", b"\n") and appended.startswith(SEPARATOR) else b""

@@ -1,0 +1,176 @@
+"""What one agent is doing to one mailbox: a draft of it, which is committed as a whole or never.
+
+A draft is the mailbox as it was (the *base*) with the session's own bytes laid over it. As long as nothing below the
+end of the base was touched the session is an *append*: its bytes may land behind whatever the mailbox has become by
+then. Otherwise it is a *rewrite*, and is judged against what has happened since its base.
+
+Offsets that a client gives are its own idea of the mailbox. The kernel keeps one size an inode, so a client that
+seeks to the end may be told another's, and the offset of an O_APPEND write is the kernel's guess; ``place`` turns such
+an offset into one of the draft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mailfs.locking.model import Requester
+from mailfs.locking.rules import Claim
+from mailfs.sessions.extents import Extents
+from mailfs.sessions.staging import Staging
+from mailfs.sessions.storage import Store, Times
+
+CHUNK = 1 << 20
+
+
+class Base(NamedTuple):
+    """A committed state of a mailbox, as far as an agent knows it.
+
+    ``size`` is what it has surely read, ``horizon`` what it may have read at most (both bytes); ``rewrites`` counts
+    the changes before it that were not appends.
+    """
+
+    rewrites: int
+    size: int
+    horizon: int
+
+
+@dataclass(eq=False, slots=True)
+class Cursor:
+    """One handle's idea of where its own appended bytes lie.
+
+    The client believes they begin at ``start``; in the draft they begin ``behind`` bytes after the base.
+    """
+
+    told: int | None = None  # the size this handle was last told
+    start: int | None = None
+    behind: int = 0
+
+    def forget(self) -> None:
+        """Start anew: the session these offsets spoke of is over."""
+        self.start = None
+
+
+@dataclass(eq=False)
+class Session:
+    """A draft and what is known of its writer.
+
+    Attributes:
+        requester: who writes; decides which claims are its own.
+        trusted: the writer holds an explicit exclusive lock, so what it saw is what is there.
+        claim: the implicit claim taken at the first write, if it could be had.
+        synced: the client asked for fsync, so the commit must reach the disk.
+        times: time stamps the client set on the draft; they are applied after the commit.
+        fenced: the agent lost its lock; nothing of this lands.
+
+    """
+
+    requester: Requester
+    base: Base
+    staging: Staging
+    trusted: bool = False
+    extents: Extents = field(default_factory=Extents)
+    claim: Claim | None = None
+    synced: bool = False
+    times: Times | None = None
+    fenced: bool = False
+    truncated: bool = False
+    last_write: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.size = self.base.size
+        self.floor = self.base.size  # bytes of the base that are still in the view
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a commit would change the mailbox."""
+        return len(self.extents) > 0 or self.rewriting
+
+    @property
+    def rewriting(self) -> bool:
+        """Whether bytes of the base were overwritten or cut off."""
+        lowest = self.extents.lowest
+        return self.truncated or (lowest is not None and lowest < self.base.size)
+
+    @property
+    def appended(self) -> int:
+        """Bytes the session has behind its base."""
+        return max(0, self.size - self.base.size)
+
+    def place(self, cursor: Cursor, offset: int, committed: int) -> int:
+        """Where in the draft a write at a client's offset belongs (see the module's text).
+
+        Args:
+            cursor: the handle's.
+            offset: what the client (or the kernel) said, bytes.
+            committed: the mailbox's size now.
+
+        """
+        if cursor.start is not None and offset >= cursor.start:
+            return min(self.base.size + cursor.behind + offset - cursor.start, self.size)
+        if self.rewriting:
+            return offset
+        if offset > self.size or offset in (cursor.told, committed, self.size):
+            cursor.start, cursor.behind = offset, self.size - self.base.size
+            return self.size
+        return offset
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Lay ``data`` over the draft. OSError when it cannot be kept; the draft is then as before."""
+        self.extents.put(offset, len(data), self.staging.append(data))
+        self.size = max(self.size, offset + len(data))
+
+    def truncate(self, size: int) -> None:
+        """Make the draft ``size`` bytes long; what a longer one gains are zeros."""
+        if size < self.base.size or size > self.size:
+            self.truncated = True
+        self.extents.cut(size)
+        self.floor = min(self.floor, size)
+        self.size = size
+
+    def read(self, store: Store, offset: int, size: int) -> bytes:
+        """What the session's own agent sees at ``offset``."""
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return b""
+        return b"".join(self._piece(store, *piece) for piece in self.extents.pieces(offset, end))
+
+    def _piece(self, store: Store, start: int, end: int, position: int | None) -> bytes:
+        if position is not None:
+            return self.staging.read(position, end - start)
+        below = min(end, self.floor)
+        text = store.read(start, below - start) if start < below else b""
+        return text.ljust(end - start, b"\0")
+
+    def tail(self) -> Iterator[bytes]:
+        """The appended bytes, in chunks of at most ``CHUNK``."""
+        return self._chunks(self.base.size, self.size)
+
+    def changes(self) -> Iterator[tuple[int, bytes]]:
+        """Everything the session wrote, as (offset, bytes), in chunks of at most ``CHUNK``."""
+        for extent in self.extents:
+            for at in range(extent.start, extent.end, CHUNK):
+                length = min(CHUNK, extent.end - at)
+                yield at, self.staging.read(extent.position + at - extent.start, length)
+
+    def rebase(self, base: Base) -> None:
+        """Move an append behind a newer end of the mailbox."""
+        distance = base.size - self.base.size
+        self.extents.shift(distance)
+        self.size += distance
+        self.floor = base.size
+        self.base = base
+
+    def _chunks(self, start: int, end: int) -> Iterator[bytes]:
+        for at in range(start, end, CHUNK):
+            for piece in self.extents.pieces(at, min(end, at + CHUNK)):
+                length = piece.end - piece.start
+                if piece.position is None:
+                    yield bytes(length)
+                else:
+                    yield self.staging.read(piece.position, length)
+
+    def close(self) -> None:
+        """Drop what was staged."""
+        self.staging.close()
