@@ -33,7 +33,8 @@ def pkg_config(*options: str) -> list[str]:
 bridge = Extension(
     "mailfs.fuse._bridge",
     ["mailfs/fuse/_bridge.pyx"],
-    depends=[
+    depends=[  # and so part of a source distribution
+        "mailfs/fuse/_bridge.pyx",
         "mailfs/fuse/_bridge.h",
         "mailfs/fuse/_libfuse.pxd",
         "mailfs/fuse/_operations.pxi",

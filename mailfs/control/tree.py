@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,8 +18,12 @@ from mailfs.control.render import (
     status_json,
     status_text,
 )
-from mailfs.locking.settings import LockRow as CoreRow
-from mailfs.locking.table import LockTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailfs.locking.settings import LockRow as CoreRow
+    from mailfs.locking.table import LockTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,8 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 import trio.lowlevel
@@ -36,16 +35,22 @@ from mailfs.fuse.nodes import ROOT, FileNode, NodeTable
 from mailfs.fuse.operations import Operations
 from mailfs.host.accounts import Accounts
 from mailfs.host.processes import ProcessTable
-from mailfs.locking.outside import Outside
 from mailfs.locking.posix import FileLocks
 from mailfs.locking.settings import LockEvent, LockSettings
 from mailfs.locking.table import LockTable
 from mailfs.policy.budgets import Budget
+from mailfs.policy.rights import Credentials, may_write
 from mailfs.sessions.mailbox import Surroundings
+from mailfs.spool import dotlock
 from mailfs.spool.backing_lock import BackingSettings
 from mailfs.spool.backing_locks import BackingLocks
-from mailfs.spool.door import Door
+from mailfs.spool.door import Door, Path
 from mailfs.spool.private import PrivateDirectory, SpoolBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailfs.locking.outside import Outside
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -169,7 +174,9 @@ class Daemon:
                 touch_every=backing.touch_every,
                 host=host,
             ),
+            self._counts,
         )
+        dotlock.sweep(door, (), host)
         locks = LockTable(nursery, _lock_settings(config), self._outside, self._lock_event)
         around = Surroundings(
             nursery=nursery,
@@ -287,6 +294,24 @@ class Daemon:
 
     def _outside(self, mailbox: bytes) -> Outside:
         return self.backing.lock_for((mailbox,))
+
+    def _counts(self, path: Path, uid: int, gid: int, file: os.stat_result | None, /) -> bool:
+        """Whether a foreign lock file of this owner counts: only if its owner may write the mailbox.
+
+        Where there is no mailbox yet, its account decides, if it is known. The group of a lock file says something
+        of its owner only where strangers cannot make files of that group.
+        """
+        if uid == 0:
+            return True
+        if file is None:
+            account = self.context.accounts.cached(path[-1])
+            return account is None or account.uid == uid
+        caller = Credentials(uid, gid, frozenset())
+        if may_write(file.st_uid, file.st_gid, file.st_mode & ~stat.S_IWGRP, caller):
+            return True
+        root = os.fstat(self.context.door.fileno)
+        open_to_all = bool(root.st_mode & stat.S_IWOTH and root.st_mode & stat.S_ISGID)
+        return not open_to_all and may_write(file.st_uid, file.st_gid, file.st_mode, caller)
 
     def _lock_event(self, event: LockEvent) -> None:
         if event.what == "revoked" and event.claim is not None:

@@ -1,8 +1,8 @@
 """A thread that ends the mount if the loop stands still: errors are better than a frozen host.
 
-A daemon whose loop hangs holds up every program that touches the spool, and nothing can kill them. So a thread of its own
-watches a heartbeat of the loop, and when there was none for ``patience`` seconds it aborts the connection: the kernel
-then answers every request with an error, waiting ones too (fs/fuse/inode.c, ``fuse_umount_begin``).
+A daemon whose loop hangs holds up every program that touches the spool, and nothing can kill them. So a thread of its
+own watches a heartbeat of the loop, and when there was none for ``patience`` seconds it aborts the connection: the
+kernel then answers every request with an error, waiting ones too (fs/fuse/inode.c, ``fuse_umount_begin``).
 """
 
 from __future__ import annotations

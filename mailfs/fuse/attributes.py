@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from mailfs.errors import Cause, Refused
 from mailfs.fuse.bridge import pyfuse3
-from mailfs.fuse.context import Context, Who
 from mailfs.fuse.files import path_of
 from mailfs.fuse.handles import FileHandle, Handle, MailboxHandle
-from mailfs.fuse.namespace import Namespace
 from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
 from mailfs.sessions.storage import Times
+
+if TYPE_CHECKING:
+    from mailfs.fuse.context import Context, Who
+    from mailfs.fuse.namespace import Namespace
 
 
 class Attributes:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import stat
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mailfs.fuse.bridge import Caller, LockRequest
-from mailfs.fuse.handles import HandleTable
-from mailfs.fuse.nodes import NodeTable
-from mailfs.host.accounts import Accounts
-from mailfs.host.processes import HostProcess, ProcessTable
 from mailfs.locking.model import Process, Requester
-from mailfs.locking.posix import FileLocks
-from mailfs.locking.table import LockTable
-from mailfs.policy.budgets import Budget
 from mailfs.policy.rights import Credentials, may_write
 from mailfs.sessions.mailbox import Mailbox, Surroundings
-from mailfs.spool.backing_locks import BackingLocks
-from mailfs.spool.door import Door
 from mailfs.spool.mailbox_file import MailboxFile
-from mailfs.spool.private import PrivateDirectory
 
 if TYPE_CHECKING:
+    import os
+    from collections import Counter
+    from collections.abc import Callable
+
+    from mailfs.fuse.bridge import Caller, LockRequest
+    from mailfs.fuse.handles import HandleTable
+    from mailfs.fuse.nodes import NodeTable
     from mailfs.fuse.replace import Away
+    from mailfs.host.accounts import Accounts
+    from mailfs.host.processes import HostProcess, ProcessTable
+    from mailfs.locking.posix import FileLocks
+    from mailfs.locking.table import LockTable
+    from mailfs.policy.budgets import Budget
+    from mailfs.spool.backing_locks import BackingLocks
+    from mailfs.spool.door import Door
+    from mailfs.spool.private import PrivateDirectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mailfs.errors import Refused
 from mailfs.fuse.bridge import pyfuse3
-from mailfs.fuse.context import Context, Who
-from mailfs.fuse.namespace import Namespace
 from mailfs.fuse.nodes import ControlNode, Node
 from mailfs.policy.names import LOCK_SUFFIX
 from mailfs.spool.dotlock import is_temporary
 from mailfs.spool.private import PRIVATE
+
+if TYPE_CHECKING:
+    from mailfs.fuse.context import Context, Who
+    from mailfs.fuse.namespace import Namespace
 
 
 @dataclass(slots=True)

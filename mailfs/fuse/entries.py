@@ -13,17 +13,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from mailfs.errors import Cause, Refused
-from mailfs.fuse.context import Context, Who
 from mailfs.fuse.lockfile import LockFile
-from mailfs.fuse.namespace import Namespace
 from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, Path, ScratchNode
-from mailfs.fuse.replace import Replacing
 from mailfs.policy.names import LOCK_SUFFIX, Kind, may_create
 from mailfs.policy.rights import Credentials
 from mailfs.spool.door import RENAME_EXCHANGE, RENAME_NOREPLACE
 from mailfs.spool.private import SCRATCH
+
+if TYPE_CHECKING:
+    from mailfs.fuse.context import Context, Who
+    from mailfs.fuse.namespace import Namespace
+    from mailfs.fuse.replace import Replacing
 
 PERMISSIONS = 0o7777
 

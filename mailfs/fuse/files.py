@@ -18,6 +18,7 @@ import logging
 import os
 import stat
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -25,12 +26,14 @@ from mailfs.errors import Cause, Refused
 from mailfs.fuse.bridge import Caller, watch_interrupt
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
-from mailfs.fuse.namespace import Namespace
 from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
-from mailfs.fuse.replace import Replacing
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending
-from mailfs.spool.door import Path
+
+if TYPE_CHECKING:
+    from mailfs.fuse.namespace import Namespace
+    from mailfs.fuse.replace import Replacing
+    from mailfs.spool.door import Path
 
 log = logging.getLogger(__name__)
 

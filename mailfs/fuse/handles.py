@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from mailfs.fuse.lockfile import LockFile
-from mailfs.fuse.nodes import Node
-from mailfs.locking.model import Process
-from mailfs.sessions.mailbox import Mailbox
 from mailfs.sessions.session import Cursor
+
+if TYPE_CHECKING:
+    from mailfs.fuse.lockfile import LockFile
+    from mailfs.fuse.nodes import Node
+    from mailfs.locking.model import Process
+    from mailfs.sessions.mailbox import Mailbox
 
 
 @dataclass(eq=False, slots=True)

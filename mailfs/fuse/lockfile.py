@@ -8,8 +8,10 @@ holder's own agent, which sees what it set or the time of creation (Dovecot warn
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from mailfs.locking.rules import Claim
+if TYPE_CHECKING:
+    from mailfs.locking.rules import Claim
 
 MODE = 0o644
 MAX_CONTENT = 4096

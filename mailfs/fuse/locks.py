@@ -9,18 +9,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import trio
 
 from mailfs.errors import Cause, Refused
-from mailfs.fuse.bridge import LockRequest
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.errnos import Asked, errno_of
-from mailfs.fuse.handles import Handle
 from mailfs.fuse.nodes import LockNode, MailboxNode, Node, ScratchNode
 from mailfs.locking.model import Mode, Requester
-from mailfs.sessions.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mailfs.fuse.bridge import LockRequest
+    from mailfs.fuse.handles import Handle
+    from mailfs.sessions.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,10 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from mailfs.errors import Refused
 from mailfs.fuse.bridge import pyfuse3
-from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, MailboxHandle
 from mailfs.fuse.lockfile import MODE, LockFile
 from mailfs.fuse.nodes import (
@@ -37,6 +36,11 @@ from mailfs.fuse.nodes import (
 from mailfs.policy.names import LOCK_SUFFIX, Kind, Name, accounts_of, classify
 from mailfs.policy.rights import directory_mode
 from mailfs.spool.private import PRIVATE
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from mailfs.fuse.context import Context, Who
 
 CACHED = 1.0
 """Seconds the kernel may remember what lies below the root's directories; others may change it in the real spool."""

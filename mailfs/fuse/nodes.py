@@ -8,10 +8,11 @@ file; the generation then tells the kernel that it is not the same one (fs/fuse/
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
     from mailfs.fuse.lockfile import LockFile
     from mailfs.sessions.mailbox import Mailbox
 

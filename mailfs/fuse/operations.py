@@ -1,7 +1,7 @@
 """The face to pyfuse3: each method says who asks, calls the family it belongs to, and turns refusals into errnos.
 
-An exception that leaves a handler would end the daemon, so ``_answer`` lets none through: a refusal or an OSError becomes
-its errno, anything else is a bug of ours, logged with its traceback and answered EIO.
+An exception that leaves a handler would end the daemon, so ``_answer`` lets none through: a refusal or an OSError
+becomes its errno, anything else is a bug of ours, logged with its traceback and answered EIO.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mailfs.errors import Refused
 from mailfs.fuse.attributes import Attributes
@@ -21,12 +21,14 @@ from mailfs.fuse.directories import Directories
 from mailfs.fuse.entries import Entries
 from mailfs.fuse.errnos import Asked, errno_of
 from mailfs.fuse.files import Files
-from mailfs.fuse.handles import Handle
 from mailfs.fuse.locks import Locks
 from mailfs.fuse.namespace import Namespace
-from mailfs.fuse.nodes import Node
 from mailfs.fuse.replace import Replacing
 from mailfs.policy.names import LOCK_SUFFIX
+
+if TYPE_CHECKING:
+    from mailfs.fuse.handles import Handle
+    from mailfs.fuse.nodes import Node
 
 log = logging.getLogger(__name__)
 

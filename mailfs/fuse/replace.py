@@ -1,9 +1,9 @@
 """Saves that replace the mailbox: a new file renamed over it, or the mailbox renamed away and made anew.
 
 * ``sed -i`` and Python's ``mailbox`` write a temporary file and rename it over the mailbox.
-* ``vim`` renames the mailbox to ``alice~`` and creates ``alice``. The mailbox does not go anywhere: the new name becomes
-  a second link to it, private to its user, and only the renaming agent sees the mailbox gone. What it then creates is a
-  scratch file, which replaces the mailbox when it is closed. Its death, or a minute, restores the mailbox.
+* ``vim`` renames the mailbox to ``alice~`` and creates ``alice``. The mailbox does not go anywhere: the new name
+  becomes a second link to it, private to its user, and only the renaming agent sees the mailbox gone. What it then
+  creates is a scratch file, which replaces the mailbox when it is closed. Its death, or a minute, restores the mailbox.
 
 Both end in `Mailbox.replace`, where newer mail is kept and stale saves are refused.
 """
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from mailfs.errors import Cause, Refused
-from mailfs.fuse.context import Context, Who
-from mailfs.fuse.nodes import Node, Path, ScratchNode
-from mailfs.host.processes import HostProcess
 
 if TYPE_CHECKING:
+    from mailfs.fuse.context import Context, Who
     from mailfs.fuse.namespace import Namespace
+    from mailfs.fuse.nodes import Node, Path, ScratchNode
+    from mailfs.host.processes import HostProcess
 
 log = logging.getLogger(__name__)
 

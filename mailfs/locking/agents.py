@@ -102,9 +102,14 @@ class Agent:
             return True
         return any(p is home or p is user for p in lineage(process))
 
+    @property
+    def by_uid(self) -> bool:
+        """Whether every process of the uid counts as this agent."""
+        return self.leased and self._moves > 0
+
     def covers(self, requester: Requester) -> bool:
         """Whether the requester counts as this agent."""
-        if self.leased and self._moves:
+        if self.by_uid:
             return requester.process is not None and requester.uid == self.uid
         return self.covers_process(requester.process)
 

@@ -25,13 +25,14 @@ for needs no timer at all.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
 from mailfs.errors import Cause, Refused
-from mailfs.locking.agents import Agent, find_user
+from mailfs.locking.agents import Agent, find_user, lineage
 from mailfs.locking.deadlock import closes_cycle
 from mailfs.locking.model import Ending, Kind, Mode
 from mailfs.locking.outside import Hold
@@ -71,11 +72,13 @@ class Engine:
         "_claims",
         "_fences",
         "_hold",
+        "_kin",
         "_owned",
         "_places",
         "_pollers",
         "_pumping",
         "_queue",
+        "_readers",
         "_table",
         "_timer",
         "key",
@@ -87,6 +90,8 @@ class Engine:
         self._claims: dict[Claim, None] = {}
         self._owned: dict[tuple[Kind, Hashable], Claim] = {}
         self._queue: dict[int, Waiter] = {}  # by ticket, ascending
+        self._readers = 0  # unlocked readers in the queue
+        self._kin: dict[Process, dict[int, Waiter]] = {}  # the same by process and by ancestor
         self._pollers = Pollers(table.settings)
         self._places = Places(table.settings.keep_place)
         self._fences: list[Agent] = []
@@ -177,6 +182,9 @@ class Engine:
         waiter = Waiter(self, request, ticket, now)
         self._table.park(waiter)
         self._queue[ticket] = waiter
+        self._readers += request.kind is Kind.READER
+        for process in request.lineage:
+            self._kin.setdefault(process, {})[ticket] = waiter
         if back:
             self._queue = dict(sorted(self._queue.items()))
         self._table.busy.add(self)
@@ -184,24 +192,20 @@ class Engine:
 
     def _leave_line(self, waiter: Waiter) -> None:
         del self._queue[waiter.ticket]
+        self._readers -= waiter.request.kind is Kind.READER
+        for process in waiter.request.lineage:
+            kin = self._kin[process]
+            del kin[waiter.ticket]
+            if not kin:
+                del self._kin[process]
         self._table.unpark(waiter)
 
     def _abandon(self, waiter: Waiter) -> None:
         """A waiter was cancelled."""
-        request = waiter.request
-        head = next(iter(self._queue.values()))
         self._leave_line(waiter)
-        if request.kind in EXPLICIT:
-            self._places.leave(waiter.ticket, request, trio.current_time())
-        ahead = head.request
-        alike = (
-            head is not waiter
-            and request.kind is ahead.kind is not Kind.FCNTL
-            and request.mode is ahead.mode
-            and request.requester.may_write == ahead.requester.may_write
-        )
-        if not alike:  # else whoever it kept waiting is still kept waiting by the first
-            self.pump()
+        if waiter.request.kind in EXPLICIT:
+            self._places.leave(waiter.ticket, waiter.request, trio.current_time())
+        self.pump()
 
     # What stands against a request
 
@@ -215,6 +219,7 @@ class Engine:
 
     def _against(self, request: Request, now: float) -> str | None:
         """Why a request cannot be granted at once, the backing lock aside; None if it can."""
+        self._keep_rights(request)
         for claim in self.claims:
             if denies(claim, request):
                 if claim.firm_until > now:
@@ -227,6 +232,17 @@ class Engine:
             if barrier.stops(request):
                 return f"{len(self._queue)} waiting"
         return None
+
+    def _keep_rights(self, request: Request) -> None:
+        """Let a change to a claim count for as much as the claim itself.
+
+        The right to write the mailbox may come or go while an owner holds something; what its claim
+        counts for was settled when it was made, and stays so until it is given back.
+        """
+        claim = self._owned.get((request.kind, request.owner))
+        if claim is not None and claim.requester.may_write != request.requester.may_write:
+            may_write = claim.requester.may_write
+            request.requester = replace(request.requester, may_write=may_write)
 
     def _lapse(self, claim: Claim) -> None:
         """An implicit claim or a reservation gives way."""
@@ -407,7 +423,33 @@ class Engine:
                         self._serve(entry, barrier, now)
                 elif self._passes(entry, barrier, now):
                     self._reserve(entry, now)
+                if barrier.closed and not self._readers:  # no lock closes it to them
+                    self._serve_insiders(ticket, barrier, now)
+                    break
         self._arm(now)
+
+    def _serve_insiders(self, after: int, barrier: Barrier, now: float) -> None:
+        """Serve those who may pass a closed queue, without looking at everybody in it."""
+        found: dict[int, Waiter] = {}
+        for claim in self._claims:
+            agent = claim.agent
+            if agent.by_uid:
+                found.update(self._queue)
+            if agent.home is None:
+                continue
+            if agent.user is not None:
+                found.update(self._kin.get(agent.user, ()))
+            found.update(self._kin.get(agent.home, ()))
+            for ancestor in lineage(agent.home)[1:]:
+                found |= {
+                    ticket: waiter
+                    for ticket, waiter in self._kin.get(ancestor, {}).items()
+                    if waiter.request.requester.process is ancestor
+                }
+        for ticket, waiter in sorted(found.items()):
+            if ticket > after and ticket in self._queue:
+                self._serve(waiter, barrier, now)
+                self._again = self._again or waiter.place.settled  # its kin may pass now
 
     def _line(self, now: float) -> list[tuple[int, Waiter | Request]]:
         """Waiters and patient pollers in order."""
@@ -419,6 +461,7 @@ class Engine:
 
     def _passes(self, request: Request, barrier: Barrier, now: float) -> bool:
         """Whether neither queue nor claims are in the way; else it is added to the queue so far."""
+        self._keep_rights(request)
         stopped = barrier.stops(request) and not self.inside(request)
         if not stopped:
             for claim in self.claims:

@@ -72,7 +72,7 @@ class MailboxLock(Engine):
             return None
         request = Request(Kind.DOTLOCK, _asked(req, Mode.WRITE), req)
         own = self._own_dotlock(req)
-        if own is not None:
+        if own is not None and denies(own, request):
             return own
         now = trio.current_time()
         lapsed = False
@@ -160,13 +160,14 @@ class MailboxLock(Engine):
         claim = self._owned.get((Kind.FLOCK, handle))
         if claim is None:
             return None
-        if mode > claim.mode:
+        if claim.mode is mode:
+            return claim
+        if claim.mode is not Mode.WRITE:  # appending is no stronger than reading, only different
             self.drop(claim, why="converted")
             return None
-        if mode < claim.mode:
-            claim.mode = mode
-            claim.generation = self._table.generation()
-            self.pump()
+        claim.mode = mode
+        claim.generation = self._table.generation()
+        self.pump()
         return claim
 
     def drop_handle(self, handle: Hashable) -> None:

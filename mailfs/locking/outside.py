@@ -85,11 +85,11 @@ class Hold:
         Raises:
             Refused: NO_SPACE, QUOTA or IO, if the real spool does not let us.
         """
-        if self.mode is not None and self.mode >= mode and self._outside.held:
+        wanted = self._strength(mode)
+        if self.mode is not None and self.mode >= wanted and self._outside.held:
             return True
         if self._seeking is not None:
             return False
-        wanted = mode if self.mode is None else max(mode, self.mode)
         try:
             if not self._outside.try_acquire(wanted):
                 return False
@@ -98,12 +98,18 @@ class Hold:
         self.mode = wanted
         return True
 
+    def _strength(self, mode: Mode) -> Mode:
+        """What to ask for: outside there is only shared and exclusive, and nothing held is lost."""
+        if mode is Mode.READ and self.mode in (None, Mode.READ):
+            return Mode.READ
+        return Mode.WRITE
+
     def seek(self, mode: Mode) -> None:
         """Wait for it in the background, unless somebody does already."""
         if self._seeking is not None:
             return
         scope = self._seeking = trio.CancelScope()
-        wanted = mode if self.mode is None else max(mode, self.mode)
+        wanted = self._strength(mode)
 
         async def wait() -> None:
             failure: Refused | None = None

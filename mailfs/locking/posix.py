@@ -243,7 +243,7 @@ class FileLocks:
             self._line_up(wait)
         finally:
             self._serve(file)
-        await wait.place.park(lambda: self._leave(wait))
+        await wait.place.park(lambda: self._abandon(wait))
 
     def _line_up(self, wait: _Wait) -> None:
         if wait.posix and self._closes_cycle(wait):
@@ -262,6 +262,10 @@ class FileLocks:
         self._per_uid[wait.uid] -= 1
         if not self._per_uid[wait.uid]:
             del self._per_uid[wait.uid]
+
+    def _abandon(self, wait: _Wait) -> None:
+        """A waiter was cancelled."""
+        self._leave(wait)
         self._forget(wait.file)
 
     def _serve(self, file: _File) -> None:

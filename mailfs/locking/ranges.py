@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mailfs.errors import Cause, Refused
+from mailfs.locking.model import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from mailfs.locking.model import Mode
 
 OFFSET_MAX = 2**63 - 1
 """The last byte of a range "to the end of the file", as the kernel sends it (linux/fs.h)."""
@@ -70,5 +69,11 @@ def clash(held: Sequence[Range], mode: Mode, start: int, end: int) -> Range | No
 
 
 def strongest(held: Sequence[Range]) -> Mode | None:
-    """The strongest mode held anywhere; None if nothing is held."""
-    return max((piece.mode for piece in held), default=None)
+    """The mode that stands for everything held; None if nothing is held.
+
+    Reading here and appending there excludes readers and appenders, so together it is writing.
+    """
+    modes = {piece.mode for piece in held}
+    if len(modes) > 1:
+        return Mode.WRITE
+    return modes.pop() if modes else None

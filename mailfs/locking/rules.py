@@ -186,9 +186,11 @@ class Barrier:
     agent's two requests the second simply comes second.
     """
 
-    __slots__ = ("_kinds", "_ranges")
+    __slots__ = ("_kinds", "_ranges", "closed")
 
     def __init__(self) -> None:
+        self.closed = False
+        """Nobody gets past any more, except for unlocked readers."""
         self._kinds: set[tuple[Kind, Mode, bool]] = set()
         self._ranges: set[tuple[Range, bool]] = set()
 
@@ -196,6 +198,9 @@ class Barrier:
         """Put a request that must go on waiting in the way of later ones."""
         may_write = request.requester.may_write
         self._kinds.add((request.kind, request.mode, may_write))
+        if may_write and request.mode is Mode.WRITE and request.kind is not Kind.READER:
+            whole = request.start == 0 and request.end == OFFSET_MAX
+            self.closed = self.closed or whole
         if request.kind is Kind.FCNTL:
             self._ranges.add((Range(request.start, request.end, request.mode), may_write))
 

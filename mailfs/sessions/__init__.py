@@ -1,0 +1,1 @@
+"""What agents write, kept apart until it is committed as a whole."""

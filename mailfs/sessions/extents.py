@@ -8,8 +8,10 @@ still a single entry.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Extent(NamedTuple):
@@ -57,15 +59,12 @@ class Extents:
                 extents[-1] = Extent(last.start, new.end, last.position)
                 return
         first, behind = self._overlapping(new.start, new.end)
-        kept: list[Extent] = []
-        for old in extents[first:behind]:
-            if old.start < new.start:
-                kept.append(Extent(old.start, new.start, old.position))
-        kept.append(new)
-        for old in extents[first:behind]:
-            if old.end > new.end:
-                kept.append(Extent(new.end, old.end, old.position + new.end - old.start))
-        extents[first:behind] = kept
+        covered = extents[first:behind]
+        left = [Extent(e.start, start, e.position) for e in covered if e.start < start]
+        right = [
+            Extent(new.end, e.end, e.position + new.end - e.start) for e in covered if e.end > new.end
+        ]
+        extents[first:behind] = [*left, new, *right]
 
     def cut(self, size: int) -> None:
         """Forget everything at ``size`` and behind it."""

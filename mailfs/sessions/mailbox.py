@@ -17,21 +17,24 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import trio
 
 from mailfs.errors import Cause, Refused
-from mailfs.locking.mailbox import MailboxLock
 from mailfs.locking.model import Kind, Mode, Process, Requester
-from mailfs.locking.rules import Claim
 from mailfs.sessions.merge import line_break_before, missing_messages
 from mailfs.sessions.session import CHUNK, Base, Session
 from mailfs.sessions.staging import Staging
-from mailfs.sessions.storage import FileState, Spill, Store, Times
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from mailfs.locking.mailbox import MailboxLock
+    from mailfs.locking.rules import Claim
+    from mailfs.sessions.storage import FileState, Spill, Store, Times
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -379,7 +382,7 @@ class Mailbox:
                 try:
                     await self._commit_under(claim, session)
                 except (Refused, OSError) as error:
-                    log.error("%r: deferred commit failed: %s", self.name, error)
+                    log.error("%r: deferred commit failed: %s", self.name, error)  # noqa: TRY400 -- no bug
                     self._rescue(session, str(error))
                 finally:
                     self.deferred.popleft()

@@ -21,7 +21,9 @@ def split_messages(text: bytes) -> list[bytes]:
 
     Text before the first separator is a piece of its own.
     """
-    starts = [0] if text else []
+    if not text:
+        return []
+    starts = [0]
     at = text.find(b"\n" + SEPARATOR)
     while at >= 0:
         starts.append(at + 1)

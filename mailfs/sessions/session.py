@@ -11,15 +11,18 @@ an offset into one of the draft.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mailfs.locking.model import Requester
-from mailfs.locking.rules import Claim
 from mailfs.sessions.extents import Extents
-from mailfs.sessions.staging import Staging
-from mailfs.sessions.storage import Store, Times
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailfs.locking.model import Requester
+    from mailfs.locking.rules import Claim
+    from mailfs.sessions.staging import Staging
+    from mailfs.sessions.storage import Store, Times
 
 CHUNK = 1 << 20
 

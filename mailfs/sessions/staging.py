@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from mailfs.sessions.storage import Spill
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailfs.sessions.storage import Spill
 
 
 class Staging:

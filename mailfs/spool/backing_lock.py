@@ -198,7 +198,8 @@ class BackingLock:
         """Wait until the mailbox is held at least in ``mode``.
 
         A weaker hold that cannot be made stronger at once is given up before the wait. Cancelled,
-        it leaves nothing held but what was held before the call, or nothing; `held` says which.
+        it leaves nothing of ``mode`` behind, and has tried once, at once, to have the weaker hold
+        back; `held` says whether it has.
 
         Raises:
             OSError: as `try_acquire`.
@@ -207,12 +208,19 @@ class BackingLock:
         await trio.lowlevel.checkpoint()
         if self.try_acquire(mode):
             return
+        weaker = self.held
         self.release()
         lock_file = lock_path(self.path)
         hint = self._watch.removals(lock_file) if self._watch else contextlib.nullcontext(Bell())
-        with hint as bell:
-            while not self.try_acquire(mode):
-                await bell.wait(self._next_try())
+        try:
+            with hint as bell:
+                while not self.try_acquire(mode):
+                    await bell.wait(self._next_try())
+        except BaseException:
+            if weaker:
+                with contextlib.suppress(OSError):
+                    self.try_acquire(Mode.READ)
+            raise
 
     def _next_try(self) -> float:
         return max(random.uniform(*POLL), self._not_before - self._clock())

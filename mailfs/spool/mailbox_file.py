@@ -11,9 +11,12 @@ import ctypes
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from mailfs.sessions.storage import FileState, Times
-from mailfs.spool.door import Door, Path
+
+if TYPE_CHECKING:
+    from mailfs.spool.door import Door, Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, include/uapi/linux/falloc.h

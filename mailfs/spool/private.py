@@ -14,9 +14,12 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from mailfs.spool.door import Door, Entry, Path
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailfs.spool.door import Door, Entry, Path
 
 log = logging.getLogger(__name__)
 
@@ -102,14 +105,14 @@ class PrivateDirectory:
         try:
             fd = self._door.open((*RESCUE, kept), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
-            log.error("%r: a refused draft could not be kept: %s", name, error)
+            log.error("%r: a refused draft could not be kept: %s", name, error)  # noqa: TRY400
             return
         try:
             for chunk in content:
                 _write_all(fd, chunk)
             os.fchown(fd, uid, -1)
         except OSError as error:
-            log.error("%r: a refused draft was kept in part only (%r): %s", name, kept, error)
+            log.error("%r: a refused draft is kept in part (%r): %s", name, kept, error)  # noqa: TRY400
         else:
             log.info("%r: a refused draft is kept as .mailfs/rescue/%r: %s", name, kept, why)
         finally:

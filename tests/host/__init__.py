@@ -1,0 +1,1 @@
+"""Tests of the host: real processes and the user database."""

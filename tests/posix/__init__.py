@@ -1,0 +1,1 @@
+"""Conformance: what holds on a plain directory and must hold on mailfs."""
