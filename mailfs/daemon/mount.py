@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from mailfs.locking.outside import Outside
 
 log = logging.getLogger(__name__)
+logging.getLogger("pyfuse3").addFilter(
+    # A reply fails if its client or the whole connection is gone, which is nobody's mistake.
+    lambda record: "fuse_reply_* failed" not in str(record.msg)
+)
 T = TypeVar("T")
 
 MAX_TASKS = 100_000
@@ -121,8 +125,8 @@ async def _serve(
 ) -> int:
     async with trio.open_nursery() as nursery:
         daemon = Daemon(config, door, private, spool, mountpoint, nursery)
+        await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
         daemon.mount(options)
-        nursery.start_soon(daemon.signals)
         nursery.start_soon(daemon.backing.run)
         nursery.start_soon(daemon.housekeeping)
         nursery.start_soon(Watchdog(mountpoint).beat)
@@ -200,7 +204,12 @@ class Daemon:
             backing=self.backing,
             file_locks=FileLocks(config.locks.max_waiters, config.locks.max_waiters_per_uid),
             surroundings=around,
-            limits=Limits(config.waits.flush, trusted, _directory_mode(policy.directory_mode)),
+            limits=Limits(
+                config.waits.open,
+                config.waits.flush,
+                trusted,
+                _directory_mode(policy.directory_mode),
+            ),
             owner=os.geteuid(),
             host=os.fsencode(host),
             control={},
@@ -249,9 +258,10 @@ class Daemon:
 
     # What runs beside the requests
 
-    async def signals(self) -> None:
+    async def signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         """SIGTERM and SIGINT unmount."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            task_status.started()
             async for number in received:
                 log.info("unmounting %s: %s", self._mountpoint, signal.Signals(number).name)
                 await self._unmount()

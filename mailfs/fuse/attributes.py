@@ -82,24 +82,24 @@ class Attributes:
         self._set_owner_and_mode(path, new, fields, who)
         opened = handle if isinstance(handle, MailboxHandle) else None
         if fields.update_size:
-            key = opened.key if opened else who.process or object()
-            session = mailbox.draft(key, who.requester(mailbox.name, may_write=True))
-            if new.st_size < session.base.size:
-                mailbox.check_stale(session)
-            session.truncate(new.st_size)
+            key = opened or object()
+            draft = mailbox.draft(key, who.requester(mailbox.name, may_write=True))
+            if new.st_size < draft.base.size:
+                mailbox.check_stale(draft)
+            draft.truncate(new.st_size)
             if opened is not None:
-                opened.wrote = True
                 opened.cursor.told = new.st_size
-                mailbox.claim_for(session, key)
+                mailbox.claim_for(draft, key)
             else:
                 await mailbox.commit(key, patience=0)
         times = _times(new, fields)
         if times is None:
             return
-        key = opened.key if opened else who.process
-        session_of = mailbox.sessions.get(key)
-        if session_of is not None and session_of.dirty:
-            session_of.times = times  # applied when what was written before it is committed
+        session = (
+            mailbox.last_draft(who.process) if opened is None else mailbox.sessions.get(opened)
+        )
+        if session is not None and session.dirty:
+            session.times = times  # applied when what was written before it is committed
         else:
             mailbox.store.set_times(times)
             mailbox.refresh()

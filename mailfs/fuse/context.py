@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 class Limits:
     """Numbers the operations go by; seconds and bytes."""
 
+    open_wait: float
     flush_wait: float
     trusted_uids: frozenset[int]
     directory_mode: int | None  # None: as the backing directory's, writable for all

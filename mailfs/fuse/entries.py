@@ -277,6 +277,7 @@ class Entries:
             below = self._namespace.passed_through(directory, name)
             last = self._context.door.stat(path).st_nlink <= 1
             self._context.door.unlink(path)
+            below.gone_from(directory, name)
             if last:  # otherwise the same node goes on under its other names
                 self._forget(below)
             return
@@ -374,18 +375,23 @@ class Entries:
         target = self._namespace.directory(new_parent)
         nodes = self._context.nodes
         moved = self._namespace.passed_through(source, old)
-        replaced: FileNode | None = None
+        replaced: FileNode | None
         try:
             replaced = self._namespace.passed_through(target, new)
+            found = self._context.door.stat((*target.path, new))
+            last = stat.S_ISDIR(found.st_mode) or found.st_nlink <= 1
         except FileNotFoundError:
-            replaced = None
+            replaced, last = None, False
         self._context.door.rename((*source.path, old), (*target.path, new), flags)
         if replaced is not None and replaced is not moved:
+            replaced.gone_from(target, new)
             if flags & RENAME_EXCHANGE:
-                replaced.parent, replaced.name = source, old
-            else:
+                replaced.seen_as(source, old)
+            elif last:
                 nodes.detach(replaced)
-        moved.parent, moved.name = target, new
+        if replaced is not moved:
+            moved.gone_from(source, old)
+        moved.seen_as(target, new)
 
     async def _rename_out(
         self, node: Node, old: bytes, target: FileNode, new: bytes, flags: int, who: Who
@@ -404,7 +410,7 @@ class Entries:
         elif isinstance(node, FileNode):
             self._check_owner(old, who)
             door.rename((old,), path, flags)
-            node.parent, node.name = target, new
+            node.seen_as(target, new, only=True)
             return
         else:
             raise Refused(Cause.NOT_ALLOWED, "a lock file stays in the spool's root")
@@ -447,7 +453,7 @@ class Entries:
             self._context.give_scratch(who.uid)
             self._forget(replaced)
         key = ("scratch", who.uid, new, self._context.door.stat(path).st_ino)
-        node.name = new
+        node.move(self._namespace.scratch_parent(who.uid), new)
         self._context.nodes.rekey(node, key)
 
     async def _rename_mailbox(
@@ -490,7 +496,7 @@ class Entries:
             self._context.refresh_backing(new)
             self._forget(node)
         else:
-            node.parent, node.name = self._context.nodes.root, new
+            node.seen_as(self._context.nodes.root, new, only=True)
 
     # What they share
 

@@ -80,7 +80,7 @@ class Files:
         lock = node.lock if isinstance(node, LockNode | ScratchNode) else None
         if lock is not None and lock.live:
             if flags & os.O_ACCMODE in WRITING and not self._holds(lock.mailbox, node, who):
-                raise Refused(Cause.LOCK_HELD, "somebody else's lock file")
+                raise Refused(Cause.NAME_TAKEN, "somebody else's lock file")
             if flags & os.O_TRUNC:
                 lock.truncate(0)
             return LockHandle(number, node, lock=lock)
@@ -102,6 +102,8 @@ class Files:
     async def _open_mailbox(self, number: int, node: MailboxNode, flags: int, who: Who) -> Handle:
         mailbox = node.mailbox
         writable = flags & os.O_ACCMODE in WRITING
+        if node.mailbox.closing:
+            await self._wait_closed(node)
         fd = self._context.door.open((mailbox.name,), os.O_RDONLY)
         process = who.process
         handle = MailboxHandle(
@@ -110,16 +112,28 @@ class Files:
         try:
             handle.cursor.told = mailbox.refresh()
             if flags & os.O_TRUNC and writable:
-                session = mailbox.draft(handle.key, who.requester(mailbox.name, may_write=True))
+                session = mailbox.draft(handle, who.requester(mailbox.name, may_write=True))
                 mailbox.check_stale(session)
                 session.truncate(0)
-                handle.wrote = True
         except BaseException:
             os.close(fd)
             raise
         if process is not None:
             self._context.openers.setdefault(mailbox.name, Counter())[process] += 1
         return handle
+
+    async def _wait_closed(self, node: MailboxNode) -> None:
+        """What a program wrote before it ended is there when the next one opens the mailbox.
+
+        RELEASE is sent in the background, but before the parent hears of its child's end; whether the writer was
+        killed takes a moment to find out.
+        """
+        interrupt = watch_interrupt()
+        with trio.move_on_after(self._context.limits.open_wait) as scope:
+            interrupt.on_interrupt(scope.cancel)
+            await node.mailbox.all_closed()
+        if interrupt.fired:
+            raise Refused(Cause.INTERRUPTED, "open")
 
     # Reading and writing
 
@@ -140,7 +154,7 @@ class Files:
         mailbox = handle.mailbox
         if not mailbox.settled.is_set():
             await self._wait_settled(handle)
-        session = mailbox.sessions.get(handle.key)
+        session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
         text = os.pread(handle.fd, size, offset)
@@ -167,11 +181,10 @@ class Files:
         if not isinstance(handle, MailboxHandle):
             raise OSError(errno.EBADF, "not writable")
         mailbox = handle.mailbox
-        key = handle.key
-        if key not in mailbox.sessions:
+        if handle not in mailbox.sessions:
             handle.cursor.forget()
         who = Who(self._context, caller)
-        session = mailbox.draft(key, who.requester(mailbox.name, may_write=True))
+        session = mailbox.draft(handle, who.requester(mailbox.name, may_write=True))
         if caller.flags & os.O_APPEND:
             at = session.size
         else:
@@ -179,8 +192,7 @@ class Files:
             if at < session.base.size:
                 mailbox.check_stale(session)
         session.write(at, data)
-        handle.wrote = True
-        mailbox.claim_for(session, key)
+        mailbox.claim_for(session, handle)
         return len(data)
 
     def _write_file(self, handle: FileHandle, offset: int, data: bytes, caller: Caller) -> int:
@@ -210,7 +222,7 @@ class Files:
 
     async def _flush_mailbox(self, handle: MailboxHandle, caller: Caller) -> None:
         mailbox = handle.mailbox
-        session = mailbox.sessions.get(handle.key)
+        session = mailbox.sessions.get(handle)
         first, handle.duplicated = not handle.duplicated, True
         if session is None:
             return
@@ -223,7 +235,7 @@ class Files:
             return
         if closer.exiting and await closer.being_killed():
             return  # the last descriptor's release tells whether anybody else goes on with it
-        await mailbox.commit(handle.key, patience=self._context.limits.flush_wait)
+        await mailbox.commit(handle, patience=self._context.limits.flush_wait)
 
     async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:
         """fsync(2): without an exclusive lock of the client's own, what it wrote is committed now."""
@@ -237,13 +249,13 @@ class Files:
                 os.close(fd)
         elif isinstance(handle, MailboxHandle):
             mailbox = handle.mailbox
-            session = mailbox.sessions.get(handle.key)
+            session = mailbox.sessions.get(handle)
             if session is None:
                 return
             session.synced = True
             requester = Who(self._context, caller).requester(mailbox.name, may_write=True)
             if mailbox.locked_since(requester) is None:
-                await mailbox.commit(handle.key, patience=0)
+                await mailbox.commit(handle, patience=0)
 
     async def release(self, number: int) -> None:
         """The last descriptor is gone. Nobody hears of an error here, so it goes to the log."""
@@ -269,14 +281,19 @@ class Files:
                 del openers[opener]
             if not openers:
                 self._context.openers.pop(mailbox.name, None)
-        session = mailbox.sessions.get(handle.key)
-        if session is None or not (handle.wrote or not session.dirty):
+        session = mailbox.sessions.get(handle)
+        if session is None:
             return
-        if session.dirty and opener is not None and await self._killed(opener):
-            mailbox.discard(handle.key, "its writer was killed")
+        with mailbox.close_in_progress():
+            await self._end_session(handle, session.dirty)
+
+    async def _end_session(self, handle: MailboxHandle, dirty: bool) -> None:
+        mailbox, opener = handle.mailbox, handle.opener
+        if dirty and opener is not None and await self._killed(opener):
+            mailbox.discard(handle, "its writer was killed")
             return
         try:
-            await mailbox.commit(handle.key, patience=0)
+            await mailbox.commit(handle, patience=0)
         except (Refused, OSError) as error:
             log.warning("%r: commit at last close failed: %s", mailbox.name, error)
 

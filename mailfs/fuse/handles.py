@@ -69,7 +69,6 @@ class MailboxHandle(Handle):
         writable: opened for writing.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
-        wrote: bytes or a size went through it.
 
     """
 
@@ -79,12 +78,6 @@ class MailboxHandle(Handle):
     writable: bool = False
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
-    wrote: bool = False
-
-    @property
-    def key(self) -> object:
-        """Whose draft is written through it: the opening process's, or its own where that is not known."""
-        return self.opener if self.opener is not None else self
 
     def close(self) -> None:
         """Close the descriptor."""

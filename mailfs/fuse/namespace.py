@@ -147,7 +147,7 @@ class Namespace:
         key = ("scratch", uid, name, found.st_ino)
         node = nodes.find(key)
         if not isinstance(node, ScratchNode):
-            node = ScratchNode(nodes.virtual(), key, self._scratch_parent(uid), name, uid)
+            node = ScratchNode(nodes.virtual(), key, self.scratch_parent(uid), name, uid)
             nodes.add(node)
         return node
 
@@ -196,15 +196,14 @@ class Namespace:
         key = backing_key(found)
         node = nodes.find(key)
         if isinstance(node, FileNode):
-            if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
-                node.parent, node.name = parent, name
+            node.seen_as(parent, name, only=stat.S_ISDIR(found.st_mode) or found.st_nlink == 1)
             return node
         number = nodes.real(found.st_ino) if found.st_dev == self._device else nodes.virtual()
         node = FileNode(number, key, parent, name)
         nodes.add(node)
         return node
 
-    def _scratch_parent(self, uid: int) -> FileNode:
+    def scratch_parent(self, uid: int) -> FileNode:
         """A chain of nodes that spells the path of a user's scratch directory; the kernel never hears of them."""
         node = self._context.nodes.root
         for name in self._context.private.scratch(uid):
@@ -282,9 +281,10 @@ class Namespace:
             size = found.st_size
         if mailbox.sessions:
             if isinstance(handle, MailboxHandle):
-                size = mailbox.view_size(handle.key, size)
-            elif who.process is not None:
-                size = mailbox.view_size(who.process, size)
+                draft = mailbox.session_of(handle, handle.opener)
+            else:  # fstat(2) does not say by which handle
+                draft = mailbox.last_draft(who.process)
+            size = draft.size if draft is not None else size
         if isinstance(handle, MailboxHandle):
             handle.cursor.told = size
         entry.st_size = size

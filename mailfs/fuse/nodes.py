@@ -45,22 +45,46 @@ class Node:
 class FileNode(Node):
     """A real file or directory below the spool that is not a mailbox, found by its path.
 
-    Paths are kept as parent and name, so that renaming a directory moves everything below it.
+    Paths are kept as parent and name, so that renaming a directory moves everything below it. A file may have several
+    (hard links); the last one that was seen is used.
     """
 
     def __init__(self, number: int, key: Hashable, parent: FileNode | None, name: bytes) -> None:
         super().__init__(number, key)
-        self.parent = parent
-        self.name = name
+        self._names: dict[tuple[FileNode, bytes], None] = {}
+        if parent is not None:
+            self.seen_as(parent, name)
+
+    def seen_as(self, parent: FileNode, name: bytes, *, only: bool = False) -> None:
+        """It was found under this name; ``only`` says that it has no other."""
+        if only:
+            self._names.clear()
+        self._names.pop((parent, name), None)
+        self._names[(parent, name)] = None
+
+    def gone_from(self, parent: FileNode, name: bytes) -> None:
+        """It has lost this name; the last one known is kept, for want of a better."""
+        if len(self._names) > 1:
+            self._names.pop((parent, name), None)
+
+    @property
+    def last_name(self) -> tuple[FileNode, bytes] | None:
+        """The directory and name it was last seen under; None for the root."""
+        return next(reversed(self._names)) if self._names else None
+
+    @property
+    def parent(self) -> FileNode | None:
+        """The directory it was last seen in; None for the root."""
+        return self.last_name[0] if self.last_name else None
 
     @property
     def path(self) -> Path:
         """Where it lies below the spool's root."""
         names: list[bytes] = []
-        node: FileNode | None = self
-        while node is not None and node.parent is not None:
-            names.append(node.name)
-            node = node.parent
+        place = self.last_name
+        while place is not None:
+            names.append(place[1])
+            place = place[0].last_name
         return tuple(reversed(names))
 
 
@@ -71,11 +95,17 @@ class ScratchNode(FileNode):
         self, number: int, key: Hashable, parent: FileNode | None, name: bytes, uid: int
     ) -> None:
         super().__init__(number, key, parent, name)
+        self.name = name
         self.uid = uid
         self.lock: LockFile | None = None
         self.replaces: bytes | None = None  # the mailbox it takes the place of when it is closed
         self.owner_set = False  # the client set the owner or group itself
         self.mode_set = False
+
+    def move(self, parent: FileNode, name: bytes) -> None:
+        """It was renamed, within the user's scratch files."""
+        self.seen_as(parent, name, only=True)
+        self.name = name
 
 
 class MailboxNode(Node):

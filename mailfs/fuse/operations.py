@@ -53,7 +53,7 @@ def _answer(handler: Handler[P, T]) -> Handler[P, T]:
             raise pyfuse3.FUSEError(errno_of(refusal, asked)) from None
         except OSError as error:
             code = error.errno or errno.EIO
-            if code in (errno.EIO, errno.ENOSPC, errno.EMFILE, errno.ENFILE):
+            if code in (errno.EIO, errno.EMFILE, errno.ENFILE):
                 log.warning("%s: %s", handler.__name__, error)
             raise pyfuse3.FUSEError(code) from None
         except Exception:

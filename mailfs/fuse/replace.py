@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REPLACING = b".mailfs-new."
+"""What the names of new files of mailboxes renamed away begin with; nobody sees them in listings."""
+
 PATIENCE = 60.0
 """Seconds after which a mailbox that was renamed away, and not made anew, is there again for everybody."""
 
@@ -134,7 +137,7 @@ class Replacing:
     def begin(self, away: Away, mode: int, who: Who) -> ScratchNode:
         """The agent makes its mailbox anew: into a scratch file, for now."""
         context = self._context
-        name = b".new." + away.mailbox[:200]
+        name = REPLACING + away.mailbox[:200]
         path = (*context.private.scratch(who.uid), name)
         with contextlib.suppress(FileNotFoundError):
             context.door.unlink(path)

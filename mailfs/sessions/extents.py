@@ -62,7 +62,9 @@ class Extents:
         covered = extents[first:behind]
         left = [Extent(e.start, start, e.position) for e in covered if e.start < start]
         right = [
-            Extent(new.end, e.end, e.position + new.end - e.start) for e in covered if e.end > new.end
+            Extent(new.end, e.end, e.position + new.end - e.start)
+            for e in covered
+            if e.end > new.end
         ]
         extents[first:behind] = [*left, new, *right]
 

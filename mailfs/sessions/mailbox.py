@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -92,6 +93,8 @@ class Mailbox:
         self.settled = trio.Event()  # not set while bytes are being written in a thread
         self.settled.set()
         self._around = around
+        self._closing = 0
+        self._closed = trio.lowlevel.ParkingLot()
         self._seen: WeakKeyDictionary[Process, Seen] = WeakKeyDictionary()
         self._state: FileState | None = store.state()
 
@@ -149,26 +152,53 @@ class Mailbox:
 
     # What its readers know
 
-    async def read(self, key: object, process: Process | None, offset: int, size: int) -> bytes:
-        """What the holder of ``key`` sees; waits while a commit is being written in a thread."""
-        await self.settled.wait()
-        session = self.sessions.get(key)
-        if session is not None:
-            return session.read(self.store, offset, size)
-        text = self.store.read(offset, size)
-        if process is not None and offset + len(text) >= self.size:
-            self.saw(process)
-        return text
-
     def saw(self, process: Process) -> None:
         """The process has read the mailbox to its end."""
         self.refresh()
         self._seen[process] = Seen(self.now, trio.current_time())
 
-    def view_size(self, key: object, committed: int) -> int:
-        """The size the holder of ``key`` sees, bytes; ``committed`` if it has no draft."""
+    def session_of(self, key: object, process: Process | None) -> Session | None:
+        """The draft that is written and read through a handle.
+
+        Each handle has its own, so that two messages appended by one process stay two. But a process that rewrites the
+        mailbox does so through whatever handles it has (bsd-mailx, Dovecot), so these share one draft.
+        """
         session = self.sessions.get(key)
-        return session.size if session is not None else committed
+        if session is None and process is not None:
+            for other in self.sessions.values():
+                if other.rewriting and other.requester.process is process:
+                    return other
+        return session
+
+    def last_draft(self, process: Process | None) -> Session | None:
+        """The draft a process wrote to last."""
+        mine = [s for s in self.sessions.values() if s.requester.process is process]
+        if process is None or not mine:
+            return None
+        return max(mine, key=lambda session: session.last_write)
+
+    # Closing takes a moment
+
+    @property
+    def closing(self) -> bool:
+        """Whether last closes are being worked on."""
+        return self._closing > 0
+
+    @contextmanager
+    def close_in_progress(self) -> Iterator[None]:
+        """While a last close is worked on."""
+        self._closing += 1
+        try:
+            yield
+        finally:
+            self._closing -= 1
+            if not self._closing:
+                self._closed.unpark_all()
+
+    async def all_closed(self) -> None:
+        """Wait until no last close is being worked on."""
+        while self._closing:
+            await self._closed.park()
 
     # Drafts
 
@@ -179,8 +209,10 @@ class Mailbox:
             Refused: STALE or FENCED, when nothing this agent writes could land.
 
         """
-        session = self.sessions.get(key)
-        if session is None:
+        session = self.session_of(key, requester.process)
+        if session is not None:
+            self.sessions[key] = session
+        else:
             if self.lock.fenced(requester):
                 raise Refused(Cause.FENCED, repr(requester))
             self.refresh()
@@ -227,7 +259,7 @@ class Mailbox:
 
     def discard(self, key: object, why: str) -> None:
         """Drop a draft; nothing of it lands."""
-        session = self.sessions.pop(key, None)
+        session = self._take(key)
         if session is not None:
             if session.dirty:
                 self._around.note(self.name, "discard", f"{why}: {_describe(session)}")
@@ -253,7 +285,7 @@ class Mailbox:
             OSError: of the backing filesystem; the mailbox is as before.
 
         """
-        session = self.sessions.pop(key, None)
+        session = self._take(key)
         if session is None:
             return
         if session.fenced:
@@ -281,6 +313,12 @@ class Mailbox:
             return
         with trio.CancelScope(shield=True):
             await self._commit_under(claim, session)
+
+    def _take(self, key: object) -> Session | None:
+        """Take a draft out of the table, under all the handles it was written through."""
+        session = self.sessions.get(key)
+        self.sessions = {k: s for k, s in self.sessions.items() if s is not session}
+        return session
 
     async def commit_own(self, requester: Requester) -> None:
         """Commit every draft of the agent: it is about to give up its lock."""

@@ -120,7 +120,7 @@ class MailboxFile:
         try:
             opened = os.fstat(fd)
             if not stat.S_ISREG(opened.st_mode):
-                raise OSError(errno.EIO, "the mailbox is not a regular file", self._path[-1])
+                raise OSError(errno.EIO, "not a regular file", self._path[-1])  # noqa: TRY301
         except OSError:
             os.close(fd)
             raise

@@ -24,7 +24,9 @@ async def test_an_append_is_seen_when_it_is_closed() -> None:
         one = w.client()
         w.append(one, B[:10], B[10:])
         assert w.store.content == A
-        assert w.mailbox.view_size(one.process, 0) == len(A + B)
+        draft = w.mailbox.last_draft(one.process)
+        assert draft is not None
+        assert draft.size == len(A + B)
         await w.close(one)
         assert w.store.content == A + B
 
@@ -341,3 +343,32 @@ async def test_modes_of_claims() -> None:
         w.append(one, B)
         (claim,) = w.mailbox.lock.claims
         assert claim.mode is Mode.APPEND
+
+
+@in_trio
+async def test_two_handles_of_one_process_append_two_messages() -> None:
+    async with world(A) as w:
+        one = w.client()
+        for key, text in (("h1", B), ("h2", C[:9])):
+            session = w.mailbox.draft(key, one)
+            session.write(session.size, text)
+        await w.mailbox.commit("h1", patience=0)
+        assert w.store.content == A + B
+        session = w.mailbox.draft("h2", one)
+        session.write(session.size, C[9:])
+        await w.mailbox.commit("h2", patience=0)
+        assert w.store.content == A + B + C
+
+
+@in_trio
+async def test_two_handles_of_one_process_rewrite_together() -> None:
+    async with world(A + B) as w:
+        one = w.client()
+        w.read(one)
+        w.mailbox.draft("h1", one).truncate(0)
+        session = w.mailbox.draft("h2", one)
+        assert session.read(w.store, 0, 99) == b""
+        session.write(0, C)
+        await w.mailbox.commit("h2", patience=0)
+        assert w.store.content == C
+        assert not w.mailbox.sessions
