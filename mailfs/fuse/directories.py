@@ -115,7 +115,7 @@ class Directories:
             if not pyfuse3.readdir_reply(token, name.name, entry, position + 1):
                 nodes.drop_unreferenced(node)
                 return
-            node.lookups += 1
+            nodes.refer(node)
 
     def _gone(self, directory: Node, entry: Entry) -> Node:
         """A node for a name that was there when the directory was opened; looking it up says that it is gone."""

@@ -189,6 +189,15 @@ class NodeTable:
         node.key = key
         self._by_key[key] = node
 
+    def refer(self, node: Node) -> None:
+        """The kernel is told of a node, and holds a reference from now on.
+
+        It may have given back all earlier ones while something else kept the node (a lock its lock file).
+        """
+        if self._by_number.get(node.number) is not node:
+            self.add(node)
+        node.lookups += 1
+
     def drop_unreferenced(self, node: Node) -> None:
         """Forget a node that was made for an answer the kernel did not take."""
         if node.lookups <= 0:

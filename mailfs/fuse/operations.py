@@ -96,7 +96,7 @@ class Operations(pyfuse3.Operations):
     def _entry(self, node: Node, who: Who, handle: Handle | None = None) -> pyfuse3.EntryAttributes:
         """Attributes for a reply that makes the kernel hold a reference."""
         entry = self._namespace.attributes(node, who, handle)
-        node.lookups += 1
+        self._context.nodes.refer(node)
         return entry
 
     # Names

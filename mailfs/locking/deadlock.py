@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from mailfs.locking.model import Kind
 
 if TYPE_CHECKING:
-    from mailfs.locking.engine import Engine, Waiter
+    from mailfs.locking.engine import Engine
+    from mailfs.locking.line import Waiter
     from mailfs.locking.rules import Claim, Request
     from mailfs.locking.table import LockTable
 

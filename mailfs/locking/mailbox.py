@@ -23,7 +23,7 @@ from mailfs.errors import Cause, Refused
 from mailfs.locking.engine import Engine
 from mailfs.locking.model import Kind, Mode
 from mailfs.locking.ranges import OFFSET_MAX, carve, clash, strongest
-from mailfs.locking.rules import Barrier, Claim, Request, denies
+from mailfs.locking.rules import Claim, Request, denies
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -88,9 +88,7 @@ class MailboxLock(Engine):
         if lapsed:
             self.pump()
         if seen is None and self._queue and self._claims and not self.inside(request):
-            barrier = Barrier()
-            for waiter in self._queue.values():
-                barrier.add(waiter.request)
+            barrier = self._queue.barrier()
             if barrier.stops(request):  # denied for the sake of those who wait for the holder
                 return next(iter(self._claims), None)
         return seen

@@ -22,7 +22,8 @@ from mailfs.locking.settings import LockEvent, LockRow, LockSettings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mailfs.locking.engine import Engine, Waiter
+    from mailfs.locking.engine import Engine
+    from mailfs.locking.line import Waiter
     from mailfs.locking.outside import Outside
     from mailfs.locking.rules import Claim
 

@@ -100,11 +100,11 @@ fd = os.open(m, os.O_RDWR | os.O_CREAT, 0o600)
 os.close(fd)
 assert fails(lambda: os.open(m, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), errno.EEXIST)
 """,
-    "mmap-read": """
+    "private-mapping": """
 import mmap
 append(m, b"From a\\n\\n" + b"0123456789" * 1000)
 fd = os.open(m, os.O_RDONLY)
-with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
+with mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as view:
     assert view[8:18] == b"0123456789" and len(view) == 10008
 os.close(fd)
 """,
