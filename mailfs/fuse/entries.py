@@ -323,9 +323,10 @@ class Entries:
         """
         may_write = await who.may_write_mailbox(mailbox)
         requester = who.requester(mailbox, may_write=may_write)
+        lock = self._context.locks.lock(mailbox)
         if self._context.mailbox(mailbox).sessions:
-            await self._context.mailbox(mailbox).commit_own(requester)
-        self._context.locks.lock(mailbox).release_dotlock(requester)
+            await self._context.mailbox(mailbox).commit_own(requester, lock.releasable(requester))
+        lock.release_dotlock(requester)
 
     async def rmdir(self, parent: Node, name: bytes, who: Who) -> None:
         """rmdir(2); in the root by the directory's owner."""

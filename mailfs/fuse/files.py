@@ -4,8 +4,9 @@ Of these only open, read and flush may wait, and flush only for a moment (the ke
 that is ending cannot be killed while its flush waits). When a mailbox's draft is committed is decided by
 ``flush`` and ``release``:
 
-* flush by the process that opened the handle: commit; unless an earlier flush came without a release, which says that
-  the descriptor was duplicated (dup, shell redirection): then RELEASE decides;
+* flush by the process that opened the handle: commit; unless an earlier flush came without a release, or the process
+  has another descriptor of the mailbox: then this one was, or may be, a duplicate (a shell's ``printf x >&3`` makes
+  and closes one), and RELEASE decides;
 * flush by another process that has inherited the descriptor: nothing yet;
 * release, when the last descriptor is gone: commit;
 * a process that wrote and died by a signal: discard, unless others hold the handle still.
@@ -28,7 +29,7 @@ from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
 from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
 from mailfs.host.processes import HostProcess
-from mailfs.locking.model import Ending
+from mailfs.locking.model import Ending, Requester
 
 if TYPE_CHECKING:
     from mailfs.fuse.namespace import Namespace
@@ -158,8 +159,10 @@ class Files:
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
         text = os.pread(handle.fd, size, offset)
-        if handle.opener is not None and offset + len(text) >= mailbox.size:
-            mailbox.saw(handle.opener)
+        if handle.opener is not None:
+            mailbox.touch(Requester(handle.opener, handle.uid, handle.opener.pid))
+            if offset + len(text) >= mailbox.size:
+                mailbox.saw(handle.opener)
         return text
 
     async def _wait_settled(self, handle: MailboxHandle) -> None:
@@ -183,8 +186,9 @@ class Files:
         mailbox = handle.mailbox
         if handle not in mailbox.sessions:
             handle.cursor.forget()
-        who = Who(self._context, caller)
-        session = mailbox.draft(handle, who.requester(mailbox.name, may_write=True))
+        requester = self._writer(handle, caller)
+        mailbox.touch(requester)
+        session = mailbox.draft(handle, requester)
         if caller.flags & os.O_APPEND:
             at = session.size
         else:
@@ -194,6 +198,12 @@ class Files:
         session.write(at, data)
         mailbox.claim_for(session, handle)
         return len(data)
+
+    def _writer(self, handle: MailboxHandle, caller: Caller) -> Requester:
+        """A draft belongs to whoever opened the file: its children write to it on its behalf (shell redirection)."""
+        opener = handle.opener
+        pid = opener.pid if opener is not None else caller.pid
+        return Requester(opener, caller.uid, pid)
 
     def _write_file(self, handle: FileHandle, offset: int, data: bytes, caller: Caller) -> int:
         if isinstance(handle.node, ScratchNode):
@@ -231,7 +241,7 @@ class Files:
             return
         if not session.dirty:
             return
-        if not first:
+        if not first or closer.has_descriptor_named(mailbox.name):
             return
         if closer.exiting and await closer.being_killed():
             return  # the last descriptor's release tells whether anybody else goes on with it
@@ -253,8 +263,7 @@ class Files:
             if session is None:
                 return
             session.synced = True
-            requester = Who(self._context, caller).requester(mailbox.name, may_write=True)
-            if mailbox.locked_since(requester) is None:
+            if mailbox.locked_since(self._writer(handle, caller)) is None:
                 await mailbox.commit(handle, patience=0)
 
     async def release(self, number: int) -> None:

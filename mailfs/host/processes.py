@@ -185,6 +185,10 @@ class HostProcess:
         status = procfs.read_status(self.pid)
         return status is None or not status.image
 
+    def has_descriptor_named(self, name: bytes) -> bool:
+        """Whether it has a descriptor of a file called `name`."""
+        return procfs.has_descriptor_named(self.pid, name)
+
     async def being_killed(self) -> bool:
         """Whether it is dying by a signal: to be asked when it flushes a file, before it is dead.
 

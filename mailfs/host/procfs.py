@@ -69,6 +69,25 @@ class Status:
     image: bytes  # of the program; changes with nearly every execve; empty once it is exiting
 
 
+def has_descriptor_named(pid: int, name: bytes) -> bool:
+    """Whether a process has a descriptor of some file called `name`, in whatever directory it sees it.
+
+    Reading the links asks no filesystem and takes no lock that execve holds (proc_readfd_common in
+    fs/proc/fd.c); a few microseconds a descriptor. False if the process is gone or not ours to see.
+    """
+    directory = b"/proc/%d/fd" % pid
+    try:
+        for number in os.listdir(directory):
+            try:
+                if os.readlink(directory + b"/" + number).rpartition(b"/")[2] == name:
+                    return True
+            except FileNotFoundError:
+                continue  # closed meanwhile
+    except OSError:
+        return False
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Stat:
     """The part of ``/proc/PID/stat`` that tells how a process ends (``proc_pid_stat(5)``)."""

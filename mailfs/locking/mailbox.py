@@ -71,7 +71,7 @@ class MailboxLock(Engine):
         if not self._claims:
             return None
         request = Request(Kind.DOTLOCK, _asked(req, Mode.WRITE), req)
-        own = self._own_dotlock(req)
+        own = self.releasable(req)
         if own is not None and denies(own, request):
             return own
         now = trio.current_time()
@@ -101,7 +101,7 @@ class MailboxLock(Engine):
                 sees is somebody else's (an administrator breaks a lock by the control file, not by
                 rm); NO_SUCH_NAME if it sees none.
         """
-        claim = self._own_dotlock(req)
+        claim = self.releasable(req)
         if claim is not None:
             self.drop(claim)
             return
@@ -112,7 +112,8 @@ class MailboxLock(Engine):
             raise Refused(Cause.NOT_OWNER, str(seen))
         raise Refused(Cause.NO_SUCH_NAME)
 
-    def _own_dotlock(self, req: Requester) -> Claim | None:
+    def releasable(self, req: Requester) -> Claim | None:
+        """The dotlock that this client would give back by removing the lock file; None if it has none."""
         own = [
             claim
             for claim in self._claims

@@ -320,11 +320,23 @@ class Mailbox:
         self.sessions = {k: s for k, s in self.sessions.items() if s is not session}
         return session
 
-    async def commit_own(self, requester: Requester) -> None:
-        """Commit every draft of the agent: it is about to give up its lock."""
-        mine = [k for k, s in self.sessions.items() if s.requester.process is requester.process]
-        for key in mine:
+    async def commit_own(self, requester: Requester, claim: Claim | None = None) -> None:
+        """Commit the drafts that were written under a lock, before the lock is given back.
+
+        Args:
+            requester: who gives it back: its own drafts.
+            claim: the lock: drafts of the process it belongs to, if a helper (``dotlockfile -u``) gives it back.
+        """
+        users = [requester.process]
+        if claim is not None:
+            users += [claim.agent.home, claim.agent.user]
+        for key in [k for k, s in self.sessions.items() if _is_one_of(s.requester.process, users)]:
             await self.commit(key, patience=0)
+
+    def touch(self, requester: Requester) -> None:
+        """The agent is at work on the mailbox, so its lock is not idle."""
+        if self.lock.claims:
+            self.lock.touch(requester)
 
     async def replace(
         self,
@@ -598,6 +610,10 @@ class _Rewrite:
             store.write(session.size, line_break_before(last, self._kept) + self._kept)
         if session.synced:
             store.sync()
+
+
+def _is_one_of(process: Process | None, others: list[Process | None]) -> bool:
+    return process is not None and any(process is other for other in others)
 
 
 def _describe(session: Session) -> str:

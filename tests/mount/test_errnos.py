@@ -36,6 +36,8 @@ UNREACHABLE = {
     Cause.NO_SUCH_NAME: "the kernel looks names up before it asks to remove them; left to a race",
     Cause.QUOTA: "root, as which the daemon runs here, has no quota (dquot_initialize, fs/quota)",
 }
+LEASE = "locks.lease=1,locks.implicit_hold=0"
+"""An unlocked writer's claim would outlast so short a lease."""
 _reached: set[Cause] = set()
 
 
@@ -122,11 +124,12 @@ def test_deadlock(mail: Place, alice: User, bob: User) -> None:
 
 @reaches(Cause.TOO_MANY_WAITERS)
 @pytest.mark.parametrize("protocol", ["flock", "fcntl"])
-@pytest.mark.parametrize("limit", ["max_waiters_per_uid", "max_waiters"])
+@pytest.mark.parametrize("limit", ["of-a-user", "of-all"])
 def test_too_many_waiters(
     mounting: Callable[..., Place], alice: User, bob: User, protocol: str, limit: str
 ) -> None:
-    mail = mounting(f"locks.{limit}=2")
+    in_all = 2 if limit == "of-all" else 1000
+    mail = mounting(f"locks.max_waiters_per_uid=2,locks.max_waiters={in_all}")
     path = mail.path(alice)
     (mail.spool / alice.name).chmod(0o666)
     holder, *waiters = (mail.crew.actor(alice) for _ in range(3))
@@ -136,7 +139,7 @@ def test_too_many_waiters(
         assert waiter.busy(0.2)
     expect(mail.crew.actor(alice), f"lock({protocol!r}, {path!r}, wait=True)", errno.ENOLCK)
     stranger = mail.crew.actor(bob)
-    if limit == "max_waiters":
+    if limit == "of-all":
         expect(stranger, f"lock({protocol!r}, {path!r}, wait=True)", errno.ENOLCK)
     else:
         stranger.start(f"lock({protocol!r}, {path!r}, wait=True)")
@@ -211,7 +214,7 @@ def test_who_may_not_lock(mail: Place, alice: User, bob: User) -> None:
 @pytest.mark.parametrize("thief", ["dotlock", "flock", "nobody"])
 def test_a_lock_file_one_has_lost(mounting: Callable[..., Place], alice: User, thief: str) -> None:
     """Revoked while others waited: the late unlink says so, and leaves their lock alone (P7)."""
-    mail = mounting("locks.lease=1")
+    mail = mounting(LEASE)
     holder, waiter = locker(mail, alice), locker(mail, alice)
     holder.do("lock('dotlock', m)")
     waiter.start("lock('flock', m, wait=True)")
@@ -311,7 +314,7 @@ def test_a_save_over_a_rewrite_of_another(mail: Place, alice: User, save: str) -
 @pytest.mark.parametrize("protocol", ["flock", "fcntl", "ofd", "dotlock"])
 def test_a_stopped_holder(mounting: Callable[..., Place], alice: User, protocol: str) -> None:
     """Revoked after its lease, because somebody waits; resumed, it changes nothing (P7, 4.5)."""
-    mail = mounting("locks.lease=1")
+    mail = mounting(LEASE)
     holder, waiter = locker(mail, alice), locker(mail, alice)
     holder.do(f"append(m, {MAIL!r}); lock({protocol!r}, m)")
     holder.do("fd = os.open(m, os.O_WRONLY | os.O_APPEND); os.write(fd, b'From half ')")
@@ -341,7 +344,7 @@ def test_a_stopped_holder(mounting: Callable[..., Place], alice: User, protocol:
 @reaches(Cause.FENCED)
 def test_fenced_until_it_locks_again(mounting: Callable[..., Place], alice: User) -> None:
     """It learns of it at its first write, at close at the latest; a new lock is a new beginning."""
-    mail = mounting("locks.lease=1")
+    mail = mounting(LEASE)
     holder, waiter = locker(mail, alice), locker(mail, alice)
     holder.do("lock('dotlock', m); fd = os.open(m, os.O_WRONLY | os.O_APPEND)")
     holder.do(f"os.write(fd, {MORE!r})")
@@ -360,7 +363,7 @@ def test_fenced_until_it_locks_again(mounting: Callable[..., Place], alice: User
 
 def test_a_holder_at_work_keeps_its_lock(mounting: Callable[..., Place], alice: User) -> None:
     """4.4: a lease runs out only if its agent leaves the mailbox alone."""
-    mail = mounting("locks.lease=1")
+    mail = mounting(LEASE)
     holder, waiter = locker(mail, alice), locker(mail, alice)
     holder.do("lock('dotlock', m); fd = os.open(m, os.O_RDWR | os.O_APPEND)")
     waiter.start("lock('flock', m, wait=True)")
@@ -377,7 +380,7 @@ def test_a_holder_at_work_keeps_its_lock(mounting: Callable[..., Place], alice: 
 
 
 @reaches(Cause.NO_SPACE)
-def test_a_full_spool(mounting: Callable[..., Place], small: Path, alice: User) -> None:
+def test_a_full_spool(small: Path, mounting: Callable[..., Place], alice: User) -> None:
     """No inode for the backing lock: a kernel lock says so, a lock file never (design 6)."""
     mail = mounting(spool=small)
     one = locker(mail, alice)
@@ -403,6 +406,8 @@ def test_a_failing_spool(mounting: Callable[..., Place], alice: User) -> None:
     """No lock file can be made in the real directory: EIO, but EEXIST for a lock file."""
     mail = mounting()
     one = locker(mail, alice)
+    assert mail.mailfs
+    mail.mailfs.announce("backing lock of .* Operation not permitted")
     subprocess.run(["chattr", "+i", mail.spool], timeout=10, check=True)
     try:
         expect(one, "lock('dotlock', m)", errno.EEXIST)
