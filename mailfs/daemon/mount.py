@@ -126,22 +126,31 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         daemon = Daemon(config, door, private, spool, mountpoint, nursery)
         await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
-        daemon.mount(options)
-        nursery.start_soon(daemon.backing.run)
-        nursery.start_soon(daemon.housekeeping)
-        nursery.start_soon(Watchdog(mountpoint).beat)
-        nursery.start_soon(_tell_ready, ready)
-        log.info("%s is mounted on %s", spool, mountpoint)
-        try:
-            await pyfuse3.main(max_tasks=MAX_TASKS)
-        finally:
-            with trio.CancelScope(shield=True):
-                await daemon.settle()
-            pyfuse3.close(unmount=True)
-            daemon.backing.close()
-            nursery.cancel_scope.cancel()
+        refused = daemon.mount(options)
+        if refused is None:
+            await _until_unmounted(daemon, spool, mountpoint, ready, nursery)
+        nursery.cancel_scope.cancel()
+    if refused is not None:
+        raise refused  # out here, as the nursery would wrap it in an exception group
     log.info("%s is unmounted from %s", spool, mountpoint)
     return Exit.OK
+
+
+async def _until_unmounted(
+    daemon: Daemon, spool: str, mountpoint: str, ready: Callable[[], None], nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(daemon.backing.run)
+    nursery.start_soon(daemon.housekeeping)
+    nursery.start_soon(Watchdog(mountpoint).beat)
+    nursery.start_soon(_tell_ready, ready)
+    log.info("%s is mounted on %s", spool, mountpoint)
+    try:
+        await pyfuse3.main(max_tasks=MAX_TASKS)
+    finally:
+        with trio.CancelScope(shield=True):
+            await daemon.settle()
+        pyfuse3.close(unmount=True)
+        daemon.backing.close()
 
 
 async def _tell_ready(ready: Callable[[], None]) -> None:
@@ -234,8 +243,8 @@ class Daemon:
         context.control.update(tree.files())
         self._operations = Operations(context)
 
-    def mount(self, options: MountOptions) -> None:
-        """Mount; raises MountError."""
+    def mount(self, options: MountOptions) -> MountError | None:
+        """Mount; returns why it could not be done."""
         bridge.set_lock_handler(self._operations.locks)
         fuse_options = {"fsname=mailfs", "subtype=mailfs", "default_permissions"}
         fuse_options |= {"nosuid", "nodev", "noexec"}
@@ -247,14 +256,15 @@ class Daemon:
             message = (
                 f"cannot mount on {self._mountpoint}: {error}; see the lines above from fusermount3"
             )
-            raise MountError(message, Exit.OSERR) from error
+            return MountError(message, Exit.OSERR)
         if not bridge.interposed():
             pyfuse3.close(unmount=True)
             message = (
                 "mailfs cannot see file locks: its bridge is not between pyfuse3 and libfuse. "
                 "Another copy of libfuse is loaded first, or pyfuse3 was imported too early"
             )
-            raise MountError(message, Exit.SOFTWARE)
+            return MountError(message, Exit.SOFTWARE)
+        return None
 
     # What runs beside the requests
 

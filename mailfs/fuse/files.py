@@ -60,14 +60,17 @@ class Files:
 
     # Opening
 
-    async def open(self, node: Node, flags: int, who: Who) -> Handle:
-        """Open a node. The kernel has checked the mode bits."""
+    def reserve(self, who: Who) -> None:
+        """Count one more open file; it goes with the handle, or by `unreserve`. Raises Refused: BUDGET."""
         self._context.open_files.take(who.uid)
-        try:
-            handle = await self._open(node, flags, who)
-        except BaseException:
-            self._context.open_files.give(who.uid)
-            raise
+
+    def unreserve(self, who: Who) -> None:
+        """Nothing was opened."""
+        self._context.open_files.give(who.uid)
+
+    async def open(self, node: Node, flags: int, who: Who) -> Handle:
+        """Open a node, which was reserved. The kernel has checked the mode bits."""
+        handle = await self._open(node, flags, who)
         handle.uid = who.uid
         self._context.handles.add(handle)
         return handle

@@ -186,7 +186,15 @@ class HostProcess:
         return status is None or not status.image
 
     def has_descriptor_named(self, name: bytes) -> bool:
-        """Whether it has a descriptor of a file called `name`."""
+        """Whether it has a descriptor of a file called `name`; to be asked when one of its threads closes a file.
+
+        A process in execve is not asked, as it could not answer: what it closes there is closed for good. It is
+        recognised by an address space without a program (begin_new_exec() in fs/exec.c makes the new one before it
+        closes files); no other thread of the process can be in execve, for the kernel waits for this one to end first.
+        """
+        status = procfs.read_status(self.pid)
+        if status is None or not status.image or status.in_execve:
+            return False
         return procfs.has_descriptor_named(self.pid, name)
 
     async def being_killed(self) -> bool:

@@ -67,13 +67,15 @@ class Status:
     groups: frozenset[int]
     namespace_init: bool  # pid 1 of its own pid namespace, whatever its pid is in ours
     image: bytes  # of the program; changes with nearly every execve; empty once it is exiting
+    in_execve: bool  # it has a new address space with no program in it yet
 
 
 def has_descriptor_named(pid: int, name: bytes) -> bool:
     """Whether a process has a descriptor of some file called `name`, in whatever directory it sees it.
 
-    Reading the links asks no filesystem and takes no lock that execve holds (proc_readfd_common in
-    fs/proc/fd.c); a few microseconds a descriptor. False if the process is gone or not ours to see.
+    Reading the links asks no filesystem; a few microseconds a descriptor. Not to be asked of a process
+    in execve, which holds a lock that this takes too (measured: it never answers). False if the process
+    is gone or not ours to see.
     """
     directory = b"/proc/%d/fd" % pid
     try:
@@ -153,6 +155,7 @@ def read_status(tid: int) -> Status | None:
             groups=frozenset(map(int, fields[b"Groups"].split())),
             namespace_init=fields.get(b"NStgid", b"").split()[-1:] == [b"1"],
             image=fields[b"Name"] + b"\n" + fields[b"VmExe"] if b"VmExe" in fields else b"",
+            in_execve=fields.get(b"VmExe", b"").split()[:1] == [b"0"],
         )
     except (OSError, KeyError, ValueError, IndexError):
         return None  # gone, or cut off while it went

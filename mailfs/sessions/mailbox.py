@@ -539,7 +539,12 @@ class Mailbox:
             for at in range(0, session.size, CHUNK):
                 yield session.read(self.store, at, CHUNK)
 
-        text = content() if session.rewriting else session.tail()
+        if not session.rewriting:
+            text = session.tail()
+        elif self.store.state() is None:  # what it did not write itself is gone
+            text = (data for _, data in session.changes())
+        else:
+            text = content()
         self._around.rescue(self.name, session.requester.uid, text, why)
 
     def _end(self, session: Session) -> None:

@@ -332,7 +332,7 @@ def test_a_stopped_holder(mounting: Callable[..., Place], alice: User, protocol:
     if protocol == "dotlock":
         expect(holder, "os.unlink(l)", errno.ENOENT)
     else:
-        holder.do(f"unlock({protocol!r}, m)")
+        holder.do(f"unlock({protocol!r}, m)")  # design 4.5: it succeeds without effect
     holder.errno("os.close(fd)")
     assert not free(locker(mail, alice), mail.path(alice)), "the new holder's lock went"
     waiter.do("unlock('flock', m)")
@@ -384,6 +384,8 @@ def test_a_full_spool(small: Path, mounting: Callable[..., Place], alice: User) 
     """No inode for the backing lock: a kernel lock says so, a lock file never (design 6)."""
     mail = mounting(spool=small)
     one = locker(mail, alice)
+    assert mail.mailfs
+    mail.mailfs.announce("backing lock of .* No space left")
     assert free(one, mail.path(alice))
     filler = small.parent / "filler"
     filler.mkdir()

@@ -81,8 +81,8 @@ def test_another_lock_of_the_same_name_starts_anew(door: Door, clock: Clock, fil
     [
         (b"999999999:here", Verdict.DEAD),
         (b"999999999:here\n", Verdict.DEAD),
-        (b"%d:here" % os.getpid(), Verdict.DEAD),  # our pid, and not our lock: an earlier process
-        (b"%d:there" % os.getpid(), Verdict.HELD),
+        (b"OURS:here", Verdict.DEAD),  # our pid, and not our lock: an earlier process
+        (b"OURS:there", Verdict.HELD),
         (b"1:here", Verdict.HELD),
         (b"999999999:there", Verdict.HELD),
         (b"999999999:here\n\n", Verdict.HELD),
@@ -96,7 +96,7 @@ def test_another_lock_of_the_same_name_starts_anew(door: Door, clock: Clock, fil
     ],
 )
 def test_contents(door: Door, clock: Clock, file: Path, content: bytes, expected: Verdict) -> None:
-    file.write_bytes(content)
+    file.write_bytes(content.replace(b"OURS", b"%d" % os.getpid()))
     assert verdict(watch(door, clock)) is expected
 
 

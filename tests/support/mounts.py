@@ -184,8 +184,14 @@ class Mount:
         if not self._mounted():
             return False
         with contextlib.suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(["stat", self.dir], capture_output=True, timeout=5, check=False)
-            return done.returncode == 0
+            argv = [
+                "stat",
+                "-c",
+                "%i",
+                self.dir,
+            ]  # 1 is the root of a FUSE mount, not of a bare directory
+            done = subprocess.run(argv, capture_output=True, timeout=5, check=False)
+            return done.returncode == 0 and done.stdout.strip() == b"1"
         return False
 
     def log(self) -> str:
