@@ -55,6 +55,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _notes.append(f"{_WITHOUT}=1: {len(left_out)} tests on a real mount were LEFT OUT")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Any:
+    """Set fs.protected_* for the whole run: once, and not in each of xdist's workers, as the first to end would restore
+    them for the others.
+    """
+    if hasattr(session.config, "workerinput") or os.environ.get(_WITHOUT) == "1" or os.geteuid():
+        return (yield)
+    with system.protected_sysctls() as failed:
+        if failed:
+            _notes.append(f"not tested as Debian sets it: {'; '.join(failed)}")
+        return (yield)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for note in _notes:
         terminalreporter.write_sep("=", note, yellow=True)
@@ -82,13 +95,10 @@ def machine() -> Iterator[Path]:
     remove_leftovers(Path(tempfile.gettempdir()))
     top = Path(tempfile.mkdtemp(prefix=f"{DIRECTORY}{os.getpid():x}-"))
     top.chmod(0o755)
-    with system.protected_sysctls() as failed:
-        if failed:
-            _notes.append(f"not tested as Debian sets it: {'; '.join(failed)}")
-        try:
-            yield top
-        finally:
-            shutil.rmtree(top, ignore_errors=True)
+    try:
+        yield top
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -283,12 +283,13 @@ class Daemon:
         while True:
             for mailbox in list(self.context.mailboxes.values()):
                 if mailbox.sessions:
+                    mailbox.give_up_claims(self._config.locks.implicit_hold)
                     await mailbox.commit_idle(idle)
             if trio.current_time() - swept > SWEEP:
                 swept = trio.current_time()
                 self.context.drop_idle()
                 await _offload(partial(self._private.sweep, self._config.policy.scratch_keep))
-            await trio.sleep(min(1.0, idle / 2))
+            await trio.sleep(min(0.5, idle / 2))
 
     async def settle(self) -> None:
         """Commit what is staged: nobody will write to it any more."""

@@ -324,9 +324,16 @@ class Entries:
         may_write = await who.may_write_mailbox(mailbox)
         requester = who.requester(mailbox, may_write=may_write)
         lock = self._context.locks.lock(mailbox)
-        if self._context.mailbox(mailbox).sessions:
-            await self._context.mailbox(mailbox).commit_own(requester, lock.releasable(requester))
-        lock.release_dotlock(requester)
+        try:
+            if self._context.mailbox(mailbox).sessions:
+                await self._context.mailbox(mailbox).commit_own(
+                    requester, lock.releasable(requester)
+                )
+        except Refused as refusal:
+            if refusal.cause is not Cause.FENCED:
+                raise
+        finally:  # whatever became of the draft, the lock goes; if it was lost before, that is the answer
+            lock.release_dotlock(requester)
 
     async def rmdir(self, parent: Node, name: bytes, who: Who) -> None:
         """rmdir(2); in the root by the directory's owner."""

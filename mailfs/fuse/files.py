@@ -9,7 +9,8 @@ that is ending cannot be killed while its flush waits). When a mailbox's draft i
   and closes one), and RELEASE decides;
 * flush by another process that has inherited the descriptor: nothing yet;
 * release, when the last descriptor is gone: commit;
-* a process that wrote and died by a signal: discard, unless others hold the handle still.
+* release, when the process that wrote last has died by a signal: discard. What an earlier one left passes on to
+  those who hold the handle still, and is theirs to finish.
 """
 
 from __future__ import annotations
@@ -158,14 +159,14 @@ class Files:
         mailbox = handle.mailbox
         if not mailbox.settled.is_set():
             await self._wait_settled(handle)
+        if handle.opener is not None:
+            mailbox.touch(Requester(handle.opener, handle.uid, handle.opener.pid))
         session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
         text = os.pread(handle.fd, size, offset)
-        if handle.opener is not None:
-            mailbox.touch(Requester(handle.opener, handle.uid, handle.opener.pid))
-            if offset + len(text) >= mailbox.size:
-                mailbox.saw(handle.opener)
+        if handle.opener is not None and offset + len(text) >= mailbox.size:
+            mailbox.saw(handle.opener)
         return text
 
     async def _wait_settled(self, handle: MailboxHandle) -> None:
@@ -199,6 +200,10 @@ class Files:
             if at < session.base.size:
                 mailbox.check_stale(session)
         session.write(at, data)
+        if handle.opener is not None and caller.pid != handle.opener.pid:
+            handle.writer = self._context.processes.find(caller.pid)
+        else:
+            handle.writer = handle.opener
         mailbox.claim_for(session, handle)
         return len(data)
 
@@ -300,21 +305,21 @@ class Files:
             await self._end_session(handle, session.dirty)
 
     async def _end_session(self, handle: MailboxHandle, dirty: bool) -> None:
-        mailbox, opener = handle.mailbox, handle.opener
-        if dirty and opener is not None and await self._killed(opener):
+        mailbox, writer = handle.mailbox, handle.writer
+        if dirty and writer is not None and await self._killed(writer):
             mailbox.discard(handle, "its writer was killed")
             return
         try:
-            await mailbox.commit(handle, patience=0)
+            await mailbox.commit(handle, patience=0, reported=False)
         except (Refused, OSError) as error:
             log.warning("%r: commit at last close failed: %s", mailbox.name, error)
 
-    async def _killed(self, opener: object) -> bool:
-        if not isinstance(opener, HostProcess):
+    async def _killed(self, writer: object) -> bool:
+        if not isinstance(writer, HostProcess):
             return False
-        if opener.alive:
-            return opener.exiting and await opener.being_killed()
-        return await opener.ended() is Ending.SIGNAL
+        if writer.alive:
+            return writer.exiting and await writer.being_killed()
+        return await writer.ended() is Ending.SIGNAL
 
 
 def path_of(node: Node) -> Path:

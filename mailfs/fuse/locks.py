@@ -85,8 +85,10 @@ class Locks:
             mailbox, requester = await self._mailbox(node, who)
             lock = mailbox.lock
             if mode is None:
-                await _commit_first(mailbox, requester)
-                lock.flock(requester, handle, None)
+                try:
+                    await _commit_first(mailbox, requester)
+                finally:  # whatever became of the draft, the lock goes
+                    lock.flock(requester, handle, None)
             elif request.wait:
                 await lock.flock_wait(requester, handle, mode)
             else:
@@ -111,8 +113,10 @@ class Locks:
             mailbox, requester = await self._mailbox(node, who)
             lock = mailbox.lock
             if mode is None:
-                await _commit_first(mailbox, requester)
-                lock.setlk(requester, owner, None, start, end)
+                try:
+                    await _commit_first(mailbox, requester)
+                finally:
+                    lock.setlk(requester, owner, None, start, end)
             elif request.wait:
                 await lock.setlk_wait(requester, owner, mode, start, end)
             else:
@@ -202,4 +206,8 @@ class Locks:
 async def _commit_first(mailbox: Mailbox, requester: Requester) -> None:
     """What was written under a lock is committed before the lock is given back."""
     if mailbox.sessions:
-        await mailbox.commit_own(requester)
+        try:
+            await mailbox.commit_own(requester)
+        except Refused as refusal:
+            if refusal.cause is not Cause.FENCED:  # its unlock succeeds without effect (design 4.5)
+                raise

@@ -68,7 +68,7 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = False
-    enable_acl = False
+    enable_acl = True  # otherwise an ACL's mask would be read as the group's rights
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Operations(pyfuse3.Operations):
         try:
             node, new = await self._entries.create(parent, name, mode, who)
             if not new and flags & os.O_EXCL:
-                raise OSError(errno.EEXIST, "exists")
+                raise OSError(errno.EEXIST, "exists")  # noqa: TRY301
             handle = await self._files.open(node, flags, who)
         except BaseException:
             self._files.unreserve(who)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXPLICIT = frozenset({Kind.DOTLOCK, Kind.FLOCK, Kind.FCNTL})
 """What a client asked for; leased, and fenced when revoked."""
 
-OUTSIDE = EXPLICIT | {Kind.COMMIT, Kind.FREEZE}
+OUTSIDE = EXPLICIT | {Kind.COMMIT, Kind.FREEZE, Kind.WRITER}
 """What needs the lock on the real file. Unlocked readers and writers do not: their data is passed
 through or staged, and an unlocked writer that keeps its file open for hours must not stop the
 programs outside the mount."""

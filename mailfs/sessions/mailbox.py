@@ -7,7 +7,7 @@ with the mailbox's lock and the real file's locks held. A commit goes
 2. the claim is taken. An append that cannot have it at once is *deferred*: its writer is told of success and a task of
    ours commits it when its turn comes. A rewrite waits for a moment first (its writer is in close() meanwhile);
 3. the real file is looked at: a change made outside counts as an append if it grew, else as a rewrite;
-4. a rewrite is judged against what has happened since its base (``_judge``); appends since are kept behind it,
+4. a rewrite is judged against what has happened since its base (``_newer_mail``); appends since are kept behind it,
    another rewrite since makes it stale: then it is refused, and its content goes to rescue;
 5. the bytes are written and the version goes up.
 """
@@ -226,10 +226,27 @@ class Mailbox:
         return session
 
     def claim_for(self, session: Session, key: object) -> None:
-        """Take the implicit claim of an unlocked writer, if it is to be had."""
-        if session.claim is None or session.claim.revoked:
-            mode = Mode.WRITE if session.rewriting else Mode.APPEND
+        """Take the implicit claim of an unlocked writer at its first write, if it is to be had."""
+        if session.claimed:
+            return
+        session.claimed = True
+        mode = Mode.WRITE if session.rewriting else Mode.APPEND
+        try:
             session.claim = self.lock.writer(session.requester, key, mode)
+        except Refused as refusal:  # the backing lock failed: what is wrong will show at the commit
+            log.debug("%r: no claim for an unlocked writer: %s", self.name, refusal)
+
+    def give_up_claims(self, hold: float) -> None:
+        """Give back implicit claims older than ``hold`` seconds: a slow writer keeps nobody out, here or outside."""
+        limit = trio.current_time() - hold
+        for session in self.sessions.values():
+            if session.claim is not None and session.claim.since <= limit:
+                self._give_up(session)
+
+    def _give_up(self, session: Session) -> None:
+        if session.claim is not None:
+            self.lock.release(session.claim)
+            session.claim = None
 
     def _base_for(self, requester: Requester) -> tuple[Base, bool]:
         """The version this agent last read, and whether it is trusted to know what it does.
@@ -273,17 +290,17 @@ class Mailbox:
 
     # Commit
 
-    async def commit(self, key: object, *, patience: float) -> None:
+    async def commit(self, key: object, *, patience: float, reported: bool = True) -> None:
         """Make the draft of ``key`` part of the mailbox.
 
         Args:
             key: whose draft.
             patience: seconds a rewrite may wait for the lock before it is deferred.
+            reported: the writer hears of an error; if not, what it wrote goes to rescue.
 
         Raises:
             Refused: STALE, FENCED; the draft is then in rescue, or gone.
-            OSError: of the backing filesystem; the mailbox is as before.
-
+            OSError: of the backing filesystem.
         """
         session = self._take(key)
         if session is None:
@@ -294,25 +311,38 @@ class Mailbox:
         if not session.dirty:
             self._end(session)
             return
-        mode = Mode.WRITE if session.rewriting else Mode.APPEND
-        claim = None
-        if not self.deferred:
-            claim = self.lock.try_commit(session.requester, mode)
-            if claim is None and session.rewriting and patience > 0:
-                try:
-                    claim = await self.lock.commit(session.requester, mode, patience)
-                except Refused as refusal:
-                    log.debug("%r: rewrite waits: %s", self.name, refusal)
-                except trio.Cancelled:
-                    self._defer(session)
-                    raise
-        if claim is None:
-            if session.rewriting:
-                self._judge_or_rescue(session)
+        try:
+            claim = await self._claim_for_commit(session, patience)
+            if claim is None:
+                if session.rewriting:
+                    self.check_stale(session)
+                self._defer(session)
+                return
+            with trio.CancelScope(shield=True):
+                await self._commit_under(claim, session)
+        except trio.Cancelled:
             self._defer(session)
-            return
-        with trio.CancelScope(shield=True):
-            await self._commit_under(claim, session)
+            raise
+        except (Refused, OSError) as error:
+            stale = isinstance(error, Refused) and error.cause is Cause.STALE
+            if stale or not reported:
+                self._rescue(session, str(error))
+            self._end(session)
+            raise
+        self._end(session)
+
+    async def _claim_for_commit(self, session: Session, patience: float) -> Claim | None:
+        """The mailbox, at once for an append, after a moment for a rewrite; None: later."""
+        if self.deferred:
+            return None
+        mode = Mode.WRITE if session.rewriting else Mode.APPEND
+        claim = self.lock.try_commit(session.requester, mode)
+        if claim is None and session.rewriting and patience > 0:
+            try:
+                claim = await self.lock.commit(session.requester, mode, patience)
+            except Refused as refusal:
+                log.debug("%r: rewrite waits: %s", self.name, refusal)
+        return claim
 
     def _take(self, key: object) -> Session | None:
         """Take a draft out of the table, under all the handles it was written through."""
@@ -404,14 +434,12 @@ class Mailbox:
         limit = trio.current_time() - idle
         for key in [k for k, s in self.sessions.items() if s.dirty and s.last_write <= limit]:
             try:
-                await self.commit(key, patience=0)
+                await self.commit(key, patience=0, reported=False)
             except (Refused, OSError) as error:
                 log.warning("%r: idle draft could not be committed: %s", self.name, error)
 
     def _defer(self, session: Session) -> None:
-        if session.claim is not None:
-            self.lock.release(session.claim)
-            session.claim = None
+        self._give_up(session)
         self._around.note(self.name, "defer", _describe(session))
         self.deferred.append(session)
         if len(self.deferred) == 1:
@@ -435,15 +463,16 @@ class Mailbox:
                     log.error("%r: deferred commit failed: %s", self.name, error)  # noqa: TRY400 -- no bug
                     self._rescue(session, str(error))
                 finally:
+                    self._end(session)
                     self.deferred.popleft()
 
     async def settle(self) -> None:
         """Commit everything now, whoever holds the mailbox: the mount is going away and with it all its clients."""
         for key in list(self.sessions):
             try:
-                await self.commit(key, patience=0)
+                await self.commit(key, patience=0, reported=False)
             except (Refused, OSError) as error:
-                log.warning("%r: draft lost at unmount: %s", self.name, error)
+                log.warning("%r: a draft could not be committed at unmount: %s", self.name, error)
         while self.deferred:
             for claim in self.lock.claims:
                 if claim.kind is not Kind.COMMIT:
@@ -451,16 +480,14 @@ class Mailbox:
             await trio.sleep(0.01)
 
     async def _commit_under(self, claim: Claim, session: Session) -> None:
-        """Write the session, then give back its claims and what it staged."""
-        keep = False
+        """Write the session and give the claim back."""
         try:
             self.refresh()
             if self._state is None:
                 self.store.create_again()
                 self._state = self.store.state()
             if session.rewriting:
-                kept = self._judge_or_rescue(session)
-                work: _Append | _Rewrite = _Rewrite(self.store, session, kept)
+                work: _Append | _Rewrite = _Rewrite(self.store, session, self._newer_mail(session))
             else:
                 work = _Append(self.store, session, self.size)
             before = self.now
@@ -471,18 +498,8 @@ class Mailbox:
             if session.rewriting:
                 self._rewritten()
                 self._around.note(self.name, "rewrite", _describe(session))
-        except OSError:
-            keep = (
-                session in self.deferred
-            )  # its writer was told of success: rescue needs the bytes
-            raise
-        except Refused:
-            keep = session in self.deferred
-            raise
         finally:
             self.lock.release(claim)
-            if not keep:
-                self._end(session)
 
     async def _run(self, work: _Append | _Rewrite, session: Session) -> None:
         if work.bytes <= SMALL and not session.synced:
@@ -508,19 +525,13 @@ class Mailbox:
             low = self.size if seen.base.size == before.size else seen.base.size
             self._seen[process] = Seen(Base(rewrites, low, self.size), now)
 
-    def _judge_or_rescue(self, session: Session) -> bytes:
+    def _newer_mail(self, session: Session) -> bytes:
         """The messages that must follow what the session saves.
 
         Raises:
-            Refused: STALE; the content is in rescue then.
-
+            Refused: STALE.
         """
-        try:
-            self.check_stale(session)
-        except Refused as refusal:
-            if session not in self.deferred:
-                self._rescue(session, str(refusal))
-            raise
+        self.check_stale(session)
         base = session.base
         if self.size <= base.size:
             return b""
@@ -548,9 +559,7 @@ class Mailbox:
         self._around.rescue(self.name, session.requester.uid, text, why)
 
     def _end(self, session: Session) -> None:
-        if session.claim is not None:
-            self.lock.release(session.claim)
-            session.claim = None
+        self._give_up(session)
         if session.times is not None:
             self._set_times(session.times)
         session.close()
@@ -591,7 +600,11 @@ class _Append:
 
 
 class _Rewrite:
-    """Bring the real file to the session's content, with newer mail behind it."""
+    """Bring the real file to the session's content, with newer mail behind it.
+
+    Space is reserved first. An I/O error in the middle, or our own death, leaves a part of it written: there is no log
+    of it yet to finish it from.
+    """
 
     def __init__(self, store: Store, session: Session, kept: bytes) -> None:
         self._store = store

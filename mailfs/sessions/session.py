@@ -62,7 +62,8 @@ class Session:
     Attributes:
         requester: who writes; decides which claims are its own.
         trusted: the writer holds an explicit exclusive lock, so what it saw is what is there.
-        claim: the implicit claim taken at the first write, if it could be had.
+        claim: the implicit claim taken at the first write, if it could be had, and not given up yet.
+        claimed: that first write is over: the claim is not taken again.
         synced: the client asked for fsync, so the commit must reach the disk.
         times: time stamps the client set on the draft; they are applied after the commit.
         fenced: the agent lost its lock; nothing of this lands.
@@ -75,6 +76,7 @@ class Session:
     trusted: bool = False
     extents: Extents = field(default_factory=Extents)
     claim: Claim | None = None
+    claimed: bool = False
     synced: bool = False
     times: Times | None = None
     fenced: bool = False

@@ -157,11 +157,7 @@ class Machine:
                 assert not one.revoked
                 for two in claims[n + 1 :]:
                     assert compatible(one, two), (one, two)
-            needed = [
-                c.mode
-                for c in claims
-                if c.requester.may_write and c.kind not in (Kind.WRITER, Kind.READER)
-            ]
+            needed = [c.mode for c in claims if c.requester.may_write and c.kind is not Kind.READER]
             assert outside.held == bool(needed)
             if needed:
                 assert outside.mode is (R if max(needed) is R else W)

@@ -33,12 +33,23 @@ async def test_as_strong_as_what_is_held() -> None:
 
 
 @in_trio
-async def test_unlocked_readers_and_writers_leave_it_alone() -> None:
+async def test_unlocked_readers_leave_it_alone() -> None:
     async with world() as w:
         assert w.lock.flock(someone(may_write=False), 3, R)
-        assert w.lock.writer(someone(), 1, A)
         assert w.lock.reader(someone(), 2, 1.0)
         assert w.outside(b"alice").mode is None
+
+
+@in_trio
+async def test_an_unlocked_writer_holds_it_while_it_holds_the_mailbox() -> None:
+    async with world() as w:
+        claim = w.lock.writer(someone(), 1, A)
+        assert claim is not None
+        assert w.outside(b"alice").mode is W
+        w.lock.release(claim)
+        assert w.outside(b"alice").mode is None
+        w.outside(b"alice").set_foreign(True)
+        assert w.lock.writer(someone(), 1, A) is None
 
 
 @in_trio

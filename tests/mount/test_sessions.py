@@ -74,10 +74,10 @@ def test_a_killed_writer_with_an_heir(mail: Place, alice: User) -> None:
         f"fd = os.open({path!r}, os.O_WRONLY | os.O_APPEND); os.write(fd, {HALF!r})\n"
         "r, w = os.pipe()\n"
         "child = os.fork()\n"
-        f"if child == 0: os.close(w); os.read(r, 1); os.write(fd, {REST!r}); os._exit(0)"
+        f"if child == 0: os.close(w); os.read(r, 1); time.sleep(0.3); os.write(fd, {REST!r}); os._exit(0)"
     )
     actor.process.send_signal(signal.SIGKILL)
-    until(lambda: mail.content(alice) in (HALF + REST, b""), SOON, "whole or not at all")
+    until(lambda: mail.content(alice) == HALF + REST, SOON, "what the heir finished")
 
 
 def test_a_helper_that_unlocks_for_a_shell(mail: Place, alice: User) -> None:
@@ -133,3 +133,18 @@ def test_a_lock_file_survives_the_kernels_caches(mail: Place, alice: User, bob: 
     finally:
         os.unlink(flag)
     mail.crew.finish(others, 10)
+
+
+def test_an_unlocked_writer_has_the_mailbox_for_a_while(mail: Place, alice: User) -> None:
+    """Others see a lock file, the real file is locked; a slow writer keeps it for some seconds only."""
+    path, real = mail.path(alice), mail.spool / alice.name
+    actor, other = mail.crew.actor(alice), mail.crew.actor(alice)
+    actor.do(f"fd = os.open({path!r}, os.O_WRONLY | os.O_APPEND); os.write(fd, {HALF!r})")
+    assert other.do(f"os.path.exists({path + '.lock'!r})")
+    assert os.path.exists(f"{real}.lock")
+    assert mail.crew.run(["flock", "-n", real, "true"], user=alice).returncode == 1
+    until(lambda: not os.path.exists(f"{real}.lock"), 6.0, "given up")
+    assert not other.do(f"os.path.exists({path + '.lock'!r})")
+    assert mail.crew.run(["flock", "-n", real, "true"], user=alice).returncode == 0
+    actor.do(f"os.write(fd, {REST!r}); os.close(fd)")
+    assert mail.content(alice) == HALF + REST

@@ -184,12 +184,7 @@ class Mount:
         if not self._mounted():
             return False
         with contextlib.suppress(subprocess.TimeoutExpired):
-            argv = [
-                "stat",
-                "-c",
-                "%i",
-                self.dir,
-            ]  # 1 is the root of a FUSE mount, not of a bare directory
+            argv = ["stat", "-c", "%i", str(self.dir)]  # 1: the root of a FUSE mount
             done = subprocess.run(argv, capture_output=True, timeout=5, check=False)
             return done.returncode == 0 and done.stdout.strip() == b"1"
         return False

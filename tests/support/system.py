@@ -70,4 +70,4 @@ def with_var_mail(directory: Path, argv: Sequence[str], user: User = ROOT) -> li
     become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups", "--"]
     script = 'mount --bind "$0" /var/mail && exec "$@"'
     inner = [*(become if user is not ROOT else []), *argv]
-    return ["unshare", "-m", "--propagation", "private", "sh", "-c", script, str(directory), *inner]
+    return ["unshare", "-m", "--propagation", "slave", "sh", "-c", script, str(directory), *inner]
