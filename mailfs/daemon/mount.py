@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -48,7 +49,7 @@ from mailfs.spool.door import Door, Path
 from mailfs.spool.private import PrivateDirectory, SpoolBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from mailfs.locking.outside import Outside
 
@@ -61,6 +62,9 @@ T = TypeVar("T")
 
 MAX_TASKS = 100_000
 """Workers of pyfuse3; its default of 99 is a cliff that a hundred parked opens would fall off."""
+
+ABORTED = (errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN)
+"""What reading requests ends with when the connection is gone (fuse_dev_do_read in fs/fuse/dev.c)."""
 
 SWEEP = 60.0
 """Seconds between two looks for drafts, mailboxes and scratch files nobody needs."""
@@ -124,7 +128,7 @@ async def _serve(
     ready: Callable[[], None],
 ) -> int:
     async with trio.open_nursery() as nursery:
-        daemon = Daemon(config, door, private, spool, mountpoint, nursery)
+        daemon = Daemon(config, door, private, spool, mountpoint, Background(nursery))
         await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
         refused = daemon.mount(options)
         if refused is None:
@@ -139,18 +143,56 @@ async def _serve(
 async def _until_unmounted(
     daemon: Daemon, spool: str, mountpoint: str, ready: Callable[[], None], nursery: trio.Nursery
 ) -> None:
-    nursery.start_soon(daemon.backing.run)
-    nursery.start_soon(daemon.housekeeping)
+    Background(nursery).start_soon(daemon.backing.run)
+    Background(nursery).start_soon(daemon.housekeeping)
     nursery.start_soon(Watchdog(mountpoint).beat)
     nursery.start_soon(_tell_ready, ready)
     log.info("%s is mounted on %s", spool, mountpoint)
     try:
         await pyfuse3.main(max_tasks=MAX_TASKS)
+    except* OSError as errors:
+        if not all(error.errno in ABORTED for error in _leaves(errors)):
+            raise
+        log.info("the connection of %s was aborted", mountpoint)
     finally:
         with trio.CancelScope(shield=True):
             await daemon.settle()
         pyfuse3.close(unmount=True)
         daemon.backing.close()
+
+
+def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
+    """The errors in an exception group, however deep."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+class Background:
+    """Starts tasks in a nursery whose failure, a bug of ours, is logged and ends nothing else.
+
+    Args:
+        nursery: where they run.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(
+        self, async_fn: Callable[..., Awaitable[object]], /, *args: object, name: object = None
+    ) -> None:
+        """See `trio.Nursery.start_soon`."""
+        self._nursery.start_soon(self._run, async_fn, args, name=name or async_fn)
+
+    async def _run(
+        self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]
+    ) -> None:
+        try:
+            await async_fn(*args)
+        except Exception:
+            log.exception("a background task failed: %r", async_fn)
 
 
 async def _tell_ready(ready: Callable[[], None]) -> None:
@@ -169,7 +211,7 @@ class Daemon:
         private: PrivateDirectory,
         spool: str,
         mountpoint: str,
-        nursery: trio.Nursery,
+        nursery: Background,
     ) -> None:
         self._config = config
         self._private = private
@@ -281,15 +323,18 @@ class Daemon:
         idle = self._config.sessions.idle_commit
         swept = 0.0
         while True:
-            for mailbox in list(self.context.mailboxes.values()):
-                if mailbox.sessions:
-                    mailbox.give_up_claims(self._config.locks.implicit_hold)
-                    await mailbox.commit_idle(idle)
-            if trio.current_time() - swept > SWEEP:
-                swept = trio.current_time()
-                self.context.drop_idle()
-                await _offload(partial(self._private.sweep, self._config.policy.scratch_keep))
             await trio.sleep(min(0.5, idle / 2))
+            try:
+                for mailbox in list(self.context.mailboxes.values()):
+                    if mailbox.sessions:
+                        mailbox.give_up_claims(self._config.locks.implicit_hold)
+                        await mailbox.commit_idle(idle)
+                if trio.current_time() - swept > SWEEP:
+                    swept = trio.current_time()
+                    self.context.drop_idle()
+                    await _offload(partial(self._private.sweep, self._config.policy.scratch_keep))
+            except OSError as error:
+                log.warning("housekeeping: %s", error)
 
     async def settle(self) -> None:
         """Commit what is staged: nobody will write to it any more."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 class Mode(enum.IntEnum):
@@ -82,6 +82,15 @@ class Process(Protocol):
 
     async def ended(self) -> Ending:
         """Wait until the process is dead and say how it ended. Returns at once for a dead one."""
+
+
+class Tasks(Protocol):
+    """Where background tasks are started: a trio nursery, or something that keeps their failures from ending it."""
+
+    def start_soon(
+        self, async_fn: Callable[..., Awaitable[object]], /, *args: object, name: object = None
+    ) -> None:
+        """Run ``async_fn(*args)`` in the background. RuntimeError if everything is over."""
 
 
 def nothing_open(_process: Process) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mailfs.locking.engine import Engine
     from mailfs.locking.line import Waiter
+    from mailfs.locking.model import Tasks
     from mailfs.locking.outside import Outside
     from mailfs.locking.rules import Claim
 
@@ -42,7 +43,7 @@ class LockTable:
 
     def __init__(
         self,
-        nursery: trio.Nursery,
+        nursery: Tasks,
         settings: LockSettings,
         outside: Callable[[bytes], Outside],
         on_event: Callable[[LockEvent], None] | None = None,

@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from mailfs.errors import Cause, Refused
-from mailfs.locking.model import Kind, Mode, Process, Requester
+from mailfs.locking.model import Kind, Mode, Process, Requester, Tasks
 from mailfs.sessions.merge import line_break_before, missing_messages
 from mailfs.sessions.session import CHUNK, Base, Session
 from mailfs.sessions.staging import Staging
@@ -55,7 +55,7 @@ class Offload(Protocol):
 class Surroundings:
     """What every mailbox of a mount shares."""
 
-    nursery: trio.Nursery
+    nursery: Tasks
     offload: Offload
     spill: Callable[[], Spill]
     spill_limit: int  # bytes

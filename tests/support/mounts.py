@@ -253,7 +253,8 @@ class Mount:
     def destroy(self) -> None:
         """Get rid of mount and daemon, whatever state they are in."""
         if self.alive():
-            abort(self.device)
+            if self._mounted():  # otherwise its number may be another mount's by now
+                abort(self.device)
             self.process.kill()
         for _ in range(5):
             if not mounts_at(self.dir):
