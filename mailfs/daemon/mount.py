@@ -41,7 +41,7 @@ from mailfs.locking.settings import LockEvent, LockSettings
 from mailfs.locking.table import LockTable
 from mailfs.policy.budgets import Budget
 from mailfs.policy.rights import Credentials, may_write
-from mailfs.sessions.mailbox import Surroundings
+from mailfs.sessions.surroundings import Surroundings
 from mailfs.spool import dotlock
 from mailfs.spool.backing_lock import BackingSettings
 from mailfs.spool.backing_locks import BackingLocks
@@ -232,6 +232,8 @@ class Daemon:
             self._counts,
         )
         dotlock.sweep(door, (), host)
+        if private.earlier_pid:
+            dotlock.sweep_locks(door, (), host, private.earlier_pid)
         locks = LockTable(nursery, _lock_settings(config), self._outside, self._lock_event)
         around = Surroundings(
             nursery=nursery,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mailfs.locking.model import Process, Requester
 from mailfs.policy.rights import Credentials, may_write
-from mailfs.sessions.mailbox import Mailbox, Surroundings
+from mailfs.sessions.mailbox import Mailbox
 from mailfs.spool.mailbox_file import MailboxFile
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mailfs.locking.posix import FileLocks
     from mailfs.locking.table import LockTable
     from mailfs.policy.budgets import Budget
+    from mailfs.sessions.surroundings import Surroundings
     from mailfs.spool.backing_locks import BackingLocks
     from mailfs.spool.door import Door
     from mailfs.spool.private import PrivateDirectory

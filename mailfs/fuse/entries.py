@@ -20,7 +20,6 @@ from mailfs.fuse.lockfile import LockFile
 from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, Path, ScratchNode
 from mailfs.policy.names import LOCK_SUFFIX, Kind, may_create
 from mailfs.policy.rights import Credentials
-from mailfs.spool.door import RENAME_EXCHANGE, RENAME_NOREPLACE
 from mailfs.spool.private import SCRATCH
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Entries:
 
         A file that is there already is returned as it is: O_EXCL is the caller's to judge.
         """
-        self._refuse_control(parent, name)
+        self.refuse_control(parent, name)
         if parent is not self._context.nodes.root:
             return self._create_below(self._namespace.directory(parent), name, mode, who)
         away = self._context.replacements.get(name)
@@ -60,7 +59,7 @@ class Entries:
         scratch = self._namespace.scratch(who.uid, name)
         if scratch is not None:
             return scratch, False
-        if await self._becomes(name, who) is Kind.MAILBOX:
+        if await self.becomes(name, who) is Kind.MAILBOX:
             self._make((name,), mode, who)
             self._context.refresh_backing(name)
             return self._namespace.mailbox_node(name, self._context.door.stat((name,))), True
@@ -85,7 +84,7 @@ class Entries:
             return self._namespace.passed_through(parent, name), False
         return self._namespace.passed_through(parent, name), True
 
-    async def _becomes(self, name: bytes, who: Who) -> Kind:
+    async def becomes(self, name: bytes, who: Who) -> Kind:
         """Mailbox or scratch: what a new file of this name is, if this client may make it."""
         what = await self._namespace.classify(name)
         account = await self._context.accounts.lookup(name)
@@ -164,7 +163,7 @@ class Entries:
             if not new:
                 raise FileExistsError(errno.EEXIST, "exists", name)
             return node
-        self._refuse_control(parent, name)
+        self.refuse_control(parent, name)
         device = stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
         if parent is self._context.nodes.root or (device and who.uid != 0):
             raise Refused(Cause.NOT_ALLOWED, "no such nodes in a spool")
@@ -176,7 +175,7 @@ class Entries:
 
     async def mkdir(self, parent: Node, name: bytes, mode: int, who: Who) -> Node:
         """mkdir(2); in the root only for those who may make any mailbox."""
-        self._refuse_control(parent, name)
+        self.refuse_control(parent, name)
         directory = self._namespace.directory(parent)
         if parent is self._context.nodes.root:
             await self._check_directory_name(name, who)
@@ -191,7 +190,7 @@ class Entries:
 
     async def symlink(self, parent: Node, name: bytes, target: bytes, who: Who) -> Node:
         """symlink(2); in the root only by trusted users, as its names are mailboxes."""
-        self._refuse_control(parent, name)
+        self.refuse_control(parent, name)
         directory = self._namespace.directory(parent)
         if parent is self._context.nodes.root:
             await self._check_directory_name(name, who)
@@ -215,12 +214,12 @@ class Entries:
 
     async def link(self, node: Node, parent: Node, name: bytes, who: Who) -> Node:
         """link(2): how most programs take a dotlock, and how procmail makes a mailbox."""
-        self._refuse_control(parent, name)
+        self.refuse_control(parent, name)
         if parent is not self._context.nodes.root:
             return self._link_below(node, self._namespace.directory(parent), name, who)
         what = await self._namespace.classify(name)
         if what.kind is Kind.LOCK and what.mailbox is not None:
-            return await self._link_lock(node, what.mailbox, who)
+            return await self.link_lock(node, what.mailbox, who)
         if not isinstance(node, ScratchNode):
             if isinstance(node, MailboxNode) and who.uid == 0:
                 self._context.door.link((node.mailbox.name,), (name,))
@@ -230,7 +229,7 @@ class Entries:
             raise FileExistsError(errno.EEXIST, "exists", name)
         if self._namespace.is_mailbox(name):
             raise FileExistsError(errno.EEXIST, "exists", name)
-        if await self._becomes(name, who) is Kind.MAILBOX:
+        if await self.becomes(name, who) is Kind.MAILBOX:
             self._context.door.link(node.path, (name,))
             self._context.refresh_backing(name)
             return self._namespace.mailbox_node(name, self._context.door.stat((name,)))
@@ -239,7 +238,8 @@ class Entries:
         self._context.door.link(node.path, path)
         return self._namespace.scratch_node(who.uid, name, self._context.door.stat(path))
 
-    async def _link_lock(self, node: Node, mailbox: bytes, who: Who) -> Node:
+    async def link_lock(self, node: Node, mailbox: bytes, who: Who) -> Node:
+        """Take the dotlock with a scratch file of the client's as lock file. Raises Refused."""
         if not isinstance(node, ScratchNode) or node.uid != who.uid:
             raise Refused(Cause.NOT_ALLOWED, "a lock file is made from one's own temporary file")
         if node.lock is not None and node.lock.live:
@@ -270,7 +270,7 @@ class Entries:
 
     async def unlink(self, parent: Node, name: bytes, who: Who) -> None:
         """unlink(2): gives back a lock, removes a scratch file, a mailbox by its owner, or what is passed through."""
-        self._refuse_control(parent, name)
+        self.refuse_control(parent, name)
         if parent is not self._context.nodes.root:
             directory = self._namespace.directory(parent)
             path = (*directory.path, name)
@@ -279,7 +279,7 @@ class Entries:
             self._context.door.unlink(path)
             below.gone_from(directory, name)
             if last:  # otherwise the same node goes on under its other names
-                self._forget(below)
+                self.forget(below)
             return
         if name.endswith(LOCK_SUFFIX):
             what = await self._namespace.classify(name)
@@ -303,7 +303,7 @@ class Entries:
             self._context.refresh_backing(name)
         else:
             self._context.door.unlink((name,))
-        self._forget(node)
+        self.forget(node)
 
     def remove_scratch(self, scratch: ScratchNode) -> None:
         """Remove a scratch name; a lock file that was linked from it lives on."""
@@ -312,7 +312,7 @@ class Entries:
         self._context.give_scratch(scratch.uid, size)
         if scratch.lock is not None:
             scratch.lock.links = 1
-        self._forget(scratch)
+        self.forget(scratch)
 
     async def release_lock(self, mailbox: bytes, who: Who) -> None:
         """Remove the lock file, after what was written under the lock is committed.
@@ -337,7 +337,7 @@ class Entries:
 
     async def rmdir(self, parent: Node, name: bytes, who: Who) -> None:
         """rmdir(2); in the root by the directory's owner."""
-        self._refuse_control(parent, name)
+        self.refuse_control(parent, name)
         directory = self._namespace.directory(parent)
         if parent is self._context.nodes.root and not who.trusted:
             found = self._context.door.stat((name,))
@@ -346,179 +346,22 @@ class Entries:
         path = (*directory.path, name)
         node = self._namespace.passed_through(directory, name)
         self._context.door.rmdir(path)
-        self._forget(node)
-
-    # Renaming
-
-    async def rename(
-        self, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int, who: Who
-    ) -> None:
-        """renameat2(2). Exchanging is for what is passed through."""
-        self._refuse_control(old_parent, old)
-        self._refuse_control(new_parent, new)
-        root = self._context.nodes.root
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
-            raise OSError(errno.EINVAL, "rename flags")
-        if old_parent is not root and new_parent is not root:
-            self._rename_below(old_parent, old, new_parent, new, flags)
-            return
-        if flags & RENAME_EXCHANGE:
-            raise OSError(errno.EINVAL, "no exchange with a spool's root")
-        node = await self._namespace.child(old_parent, old, who)
-        if new_parent is not root:
-            await self._rename_out(
-                node, old, self._namespace.directory(new_parent), new, flags, who
-            )
-        elif isinstance(node, LockNode | ScratchNode):
-            await self._rename_private(node, old, new, flags, who)
-        elif isinstance(node, MailboxNode):
-            await self._rename_mailbox(node, old, new, flags, who)
-        elif isinstance(node, FileNode):
-            await self._rename_in(node, new, flags, who)
-
-    def _rename_below(
-        self, old_parent: Node, old: bytes, new_parent: Node, new: bytes, flags: int
-    ) -> None:
-        source = self._namespace.directory(old_parent)
-        target = self._namespace.directory(new_parent)
-        nodes = self._context.nodes
-        moved = self._namespace.passed_through(source, old)
-        replaced: FileNode | None
-        try:
-            replaced = self._namespace.passed_through(target, new)
-            found = self._context.door.stat((*target.path, new))
-            last = stat.S_ISDIR(found.st_mode) or found.st_nlink <= 1
-        except FileNotFoundError:
-            replaced, last = None, False
-        self._context.door.rename((*source.path, old), (*target.path, new), flags)
-        if replaced is not None and replaced is not moved:
-            replaced.gone_from(target, new)
-            if flags & RENAME_EXCHANGE:
-                replaced.seen_as(source, old)
-            elif last:
-                nodes.detach(replaced)
-        if replaced is not moved:
-            moved.gone_from(source, old)
-        moved.seen_as(target, new)
-
-    async def _rename_out(
-        self, node: Node, old: bytes, target: FileNode, new: bytes, flags: int, who: Who
-    ) -> None:
-        """From the root into one of its directories."""
-        door = self._context.door
-        path = (*target.path, new)
-        if isinstance(node, ScratchNode):
-            door.rename(node.path, path, flags)
-            self._context.give_scratch(node.uid)
-        elif isinstance(node, MailboxNode):
-            self._check_owner(old, who)
-            requester = who.requester(old, may_write=True)
-            await node.mailbox.remove(requester, lambda: door.rename((old,), path, flags))
-            self._context.refresh_backing(old)
-        elif isinstance(node, FileNode):
-            self._check_owner(old, who)
-            door.rename((old,), path, flags)
-            node.seen_as(target, new, only=True)
-            return
-        else:
-            raise Refused(Cause.NOT_ALLOWED, "a lock file stays in the spool's root")
-        self._forget(node)
-
-    async def _rename_private(
-        self, node: LockNode | ScratchNode, old: bytes, new: bytes, flags: int, who: Who
-    ) -> None:
-        """A lock file or scratch file to another name in the root."""
-        if node.lock is not None and node.lock.live and old.endswith(LOCK_SUFFIX):
-            await self.release_lock(node.lock.mailbox, who)  # renamed away: the lock is given back
-            return
-        if not isinstance(node, ScratchNode):
-            raise FileNotFoundError(errno.ENOENT, "the lock is gone", old)
-        what = await self._namespace.classify(new)
-        if what.kind is Kind.LOCK and what.mailbox is not None:
-            await self._link_lock(node, what.mailbox, who)
-            self.remove_scratch(node)
-            return
-        if self._namespace.is_mailbox(new):
-            if flags & RENAME_NOREPLACE:
-                raise FileExistsError(errno.EEXIST, "exists", new)
-            away = self._context.replacements.get(new)
-            if away is not None and away.by(who.process) and node.path == away.alias:
-                self._replacing.restore(away)  # vim gives up and takes its backup back
-                return
-            await self._replacing.over(node, new, who)
-            self._context.give_scratch(node.uid)
-            return
-        if await self._becomes(new, who) is Kind.MAILBOX:
-            self._context.door.rename(node.path, (new,), flags)
-            self._context.give_scratch(node.uid)
-            self._context.refresh_backing(new)
-            self._forget(node)
-            return
-        replaced = self._namespace.scratch(who.uid, new)
-        path = (*self._context.private.scratch(who.uid), new)
-        self._context.door.rename(node.path, path, flags)
-        if replaced is not None and replaced is not node:
-            self._context.give_scratch(who.uid)
-            self._forget(replaced)
-        key = ("scratch", who.uid, new, self._context.door.stat(path).st_ino)
-        node.move(self._namespace.scratch_parent(who.uid), new)
-        self._context.nodes.rekey(node, key)
-
-    async def _rename_mailbox(
-        self, node: MailboxNode, old: bytes, new: bytes, flags: int, who: Who
-    ) -> None:
-        """A mailbox to another name in the root: away for its agent, or for good by trusted users."""
-        self._check_owner(old, who)
-        what = await self._namespace.classify(new)
-        if what.kind is Kind.LOCK:
-            raise Refused(Cause.NOT_ALLOWED, "the name of a lock")
-        if old == new:
-            return
-        exists = self._namespace.is_mailbox(new)
-        if exists:
-            if flags & RENAME_NOREPLACE:
-                raise FileExistsError(errno.EEXIST, "exists", new)
-            self._check_owner(new, who)
-        elif await self._becomes(new, who) is not Kind.MAILBOX:
-            if flags & RENAME_NOREPLACE and self._namespace.scratch(who.uid, new) is not None:
-                raise FileExistsError(errno.EEXIST, "exists", new)
-            self._replacing.away(old, new, who)
-            return
-        requester = who.requester(old, may_write=True)
-        door = self._context.door
-        await node.mailbox.remove(requester, lambda: door.rename((old,), (new,), flags))
-        self._context.refresh_backing(old)
-        self._context.refresh_backing(new)
-        self._context.mailbox(new).refresh()
-        self._forget(node)
-
-    async def _rename_in(self, node: FileNode, new: bytes, flags: int, who: Who) -> None:
-        """What is passed through, to a name in the root: directories, links; files become mailboxes."""
-        if not who.trusted:
-            raise Refused(Cause.NOT_ALLOWED, "names in a spool's root are mailboxes")
-        what = await self._namespace.classify(new)
-        if what.kind is Kind.LOCK or self._namespace.is_mailbox(new):
-            raise Refused(Cause.NOT_ALLOWED, "the name of a mailbox or lock")
-        self._context.door.rename(node.path, (new,), flags)
-        if stat.S_ISREG(self._context.door.stat((new,)).st_mode):
-            self._context.refresh_backing(new)
-            self._forget(node)
-        else:
-            node.seen_as(self._context.nodes.root, new, only=True)
+        self.forget(node)
 
     # What they share
 
-    def _check_owner(self, name: bytes, who: Who) -> None:
+    def check_owner(self, name: bytes, who: Who) -> None:
         """The sticky rule, which the kernel does not apply, as the root shows no sticky bit."""
         found = self._context.door.stat((name,))
         if not who.trusted and who.uid != found.st_uid:
             raise Refused(Cause.NOT_ALLOWED, f"{name!r} belongs to uid {found.st_uid}")
 
-    def _forget(self, node: Node) -> None:
+    def forget(self, node: Node) -> None:
         """A name is gone; nodes of several names, and of open files, live on."""
         self._context.nodes.detach(node)
 
-    def _refuse_control(self, parent: Node, name: bytes) -> None:
+    def refuse_control(self, parent: Node, name: bytes) -> None:
+        """Nobody makes or removes anything in the control tree."""
         if isinstance(parent, ControlNode):
             raise PermissionError(errno.EPERM, "the control tree is made by mailfs", name)
         if parent is self._context.nodes.root and name == b".mailfs":

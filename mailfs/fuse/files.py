@@ -136,7 +136,7 @@ class Files:
         interrupt = watch_interrupt()
         with trio.move_on_after(self._context.limits.open_wait) as scope:
             interrupt.on_interrupt(scope.cancel)
-            await node.mailbox.all_closed()
+            await node.mailbox.closing.wait()
         if interrupt.fired:
             raise Refused(Cause.INTERRUPTED, "open")
 
@@ -301,7 +301,7 @@ class Files:
         session = mailbox.sessions.get(handle)
         if session is None:
             return
-        with mailbox.close_in_progress():
+        with mailbox.closing.in_progress():
             await self._end_session(handle, session.dirty)
 
     async def _end_session(self, handle: MailboxHandle, dirty: bool) -> None:

@@ -23,6 +23,7 @@ from mailfs.fuse.errnos import Asked, errno_of
 from mailfs.fuse.files import Files
 from mailfs.fuse.locks import Locks
 from mailfs.fuse.namespace import Namespace
+from mailfs.fuse.renaming import Renaming
 from mailfs.fuse.replace import Replacing
 from mailfs.policy.names import LOCK_SUFFIX
 
@@ -76,6 +77,7 @@ class Operations(pyfuse3.Operations):
         self._namespace = Namespace(context)
         self._replacing = Replacing(context, self._namespace)
         self._entries = Entries(context, self._namespace, self._replacing)
+        self._renaming = Renaming(context, self._namespace, self._replacing, self._entries)
         self._files = Files(context, self._namespace, self._replacing)
         self._directories = Directories(context, self._namespace)
         self._attributes = Attributes(context, self._namespace)
@@ -192,7 +194,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         _, who = self._who()
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
-        await self._entries.rename(old, name_old, new, name_new, flags, who)
+        await self._renaming.rename(old, name_old, new, name_new, flags, who)
 
     @_answer
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:

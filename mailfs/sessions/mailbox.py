@@ -1,11 +1,12 @@
 """One mailbox: what is committed, who has a draft of it, and how a draft becomes mail.
 
-Nothing but ``_apply_append`` and ``_apply_rewrite`` changes the real file, and both run under a COMMIT claim, that is,
-with the mailbox's lock and the real file's locks held. A commit goes
+Nothing but ``_write`` and ``replace`` changes the real file, and both run under a COMMIT claim, that is, with the
+mailbox's lock and the real file's locks held. A commit goes
 
 1. the draft is taken out of the table of sessions; what its writer writes from now on is a new draft;
-2. the claim is taken. An append that cannot have it at once is *deferred*: its writer is told of success and a task of
-   ours commits it when its turn comes. A rewrite waits for a moment first (its writer is in close() meanwhile);
+2. the claim is taken. An append that cannot have it at once is *deferred*: its writer is told of success, and a task
+   of ours, or whoever commits next, commits it when its turn comes. A rewrite waits for a moment first (its writer is
+   in close() meanwhile);
 3. the real file is looked at: a change made outside counts as an append if it grew, else as a rewrite;
 4. a rewrite is judged against what has happened since its base (``_newer_mail``); appends since are kept behind it,
    another rewrite since makes it stale: then it is refused, and its content goes to rescue;
@@ -17,58 +18,32 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from mailfs.errors import Cause, Refused
-from mailfs.locking.model import Kind, Mode, Process, Requester, Tasks
-from mailfs.sessions.merge import line_break_before, missing_messages
-from mailfs.sessions.session import CHUNK, Base, Session
+from mailfs.locking.model import Kind, Mode, Process, Requester
+from mailfs.sessions.closing import Closing
+from mailfs.sessions.merge import missing_messages
+from mailfs.sessions.readers import Readers
+from mailfs.sessions.session import Base, Session
 from mailfs.sessions.staging import Staging
+from mailfs.sessions.writing import Append, Rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable
 
     from mailfs.locking.mailbox import MailboxLock
     from mailfs.locking.rules import Claim
-    from mailfs.sessions.storage import FileState, Spill, Store, Times
+    from mailfs.sessions.storage import FileState, Store, Times
+    from mailfs.sessions.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SMALL = 256 * 1024
 """Bytes that are written in the loop; more than that, or a sync, goes to a thread."""
-
-
-class Offload(Protocol):
-    """Runs a blocking function where it does not hold up the loop."""
-
-    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
-        """Await the function's result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every mailbox of a mount shares."""
-
-    nursery: Tasks
-    offload: Offload
-    spill: Callable[[], Spill]
-    spill_limit: int  # bytes
-    rescue: Callable[[bytes, int, Iterator[bytes], str], None]  # name, uid, content, why
-    note: Callable[[bytes, str, str], None]  # name, event, detail: for history and log
-
-
-@dataclass(slots=True)
-class Seen:
-    """What a process has read of the mailbox, and when (seconds, trio's clock)."""
-
-    base: Base
-    at: float
 
 
 class Mailbox:
@@ -93,9 +68,9 @@ class Mailbox:
         self.settled = trio.Event()  # not set while bytes are being written in a thread
         self.settled.set()
         self._around = around
-        self._closing = 0
-        self._closed = trio.lowlevel.ParkingLot()
-        self._seen: WeakKeyDictionary[Process, Seen] = WeakKeyDictionary()
+        self._draining = False
+        self.closing = Closing()
+        self._readers = Readers()
         self._state: FileState | None = store.state()
 
     def __repr__(self) -> str:
@@ -133,7 +108,7 @@ class Mailbox:
     @property
     def idle(self) -> bool:
         """Whether nothing is known of it that could not be found out again."""
-        return not (self.sessions or self.deferred or self._seen)
+        return not (self.sessions or self.deferred or self._readers)
 
     def replaced(self, by: Process | None, kept: int = 0) -> None:
         """A new file was renamed over the mailbox by ``by``, which knows all of it but the last ``kept`` bytes."""
@@ -141,8 +116,7 @@ class Mailbox:
         self.version += 1
         self._rewritten()
         if by is not None:
-            known = self.size - kept
-            self._seen[by] = Seen(Base(self.rewrites, known, known), trio.current_time())
+            self._readers.saved(by, self.rewrites, self.size - kept)
 
     def _rewritten(self) -> None:
         self.rewrites += 1
@@ -155,7 +129,7 @@ class Mailbox:
     def saw(self, process: Process) -> None:
         """The process has read the mailbox to its end."""
         self.refresh()
-        self._seen[process] = Seen(self.now, trio.current_time())
+        self._readers.saw(process, self.now)
 
     def session_of(self, key: object, process: Process | None) -> Session | None:
         """The draft that is written and read through a handle.
@@ -176,29 +150,6 @@ class Mailbox:
         if process is None or not mine:
             return None
         return max(mine, key=lambda session: session.last_write)
-
-    # Closing takes a moment
-
-    @property
-    def closing(self) -> bool:
-        """Whether last closes are being worked on."""
-        return self._closing > 0
-
-    @contextmanager
-    def close_in_progress(self) -> Iterator[None]:
-        """While a last close is worked on."""
-        self._closing += 1
-        try:
-            yield
-        finally:
-            self._closing -= 1
-            if not self._closing:
-                self._closed.unpark_all()
-
-    async def all_closed(self) -> None:
-        """Wait until no last close is being worked on."""
-        while self._closing:
-            await self._closed.park()
 
     # Drafts
 
@@ -249,16 +200,8 @@ class Mailbox:
             session.claim = None
 
     def _base_for(self, requester: Requester) -> tuple[Base, bool]:
-        """The version this agent last read, and whether it is trusted to know what it does.
-
-        Whoever holds an explicit exclusive lock and has read the mailbox under it is trusted as it is. A process that
-        never read the mailbox to its end means the mailbox as it is now.
-        """
-        seen = self._seen.get(requester.process) if requester.process is not None else None
-        since = self.locked_since(requester)
-        if seen is None or (since is not None and seen.at >= since):
-            return self.now, since is not None
-        return seen.base, False
+        """The version this agent last read, and whether it is trusted to know what it does."""
+        return self._readers.base_for(requester.process, self.locked_since(requester), self.now)
 
     def locked_since(self, requester: Requester) -> float | None:
         """When the agent took its explicit exclusive lock (seconds, trio's clock); None if it holds none."""
@@ -279,7 +222,7 @@ class Mailbox:
         session = self._take(key)
         if session is not None:
             if session.dirty:
-                self._around.note(self.name, "discard", f"{why}: {_describe(session)}")
+                self._around.note(self.name, "discard", f"{why}: {session.describe()}")
             self._end(session)
 
     def fence(self, claim: Claim) -> None:
@@ -319,7 +262,11 @@ class Mailbox:
                 self._defer(session)
                 return
             with trio.CancelScope(shield=True):
-                await self._commit_under(claim, session)
+                try:
+                    await self._work_off(session.requester)
+                    await self._write(session)
+                finally:
+                    self.lock.release(claim)
         except trio.Cancelled:
             self._defer(session)
             raise
@@ -333,9 +280,7 @@ class Mailbox:
 
     async def _claim_for_commit(self, session: Session, patience: float) -> Claim | None:
         """The mailbox, at once for an append, after a moment for a rewrite; None: later."""
-        if self.deferred:
-            return None
-        mode = Mode.WRITE if session.rewriting else Mode.APPEND
+        mode = Mode.WRITE if session.rewriting or self.deferred else Mode.APPEND
         claim = self.lock.try_commit(session.requester, mode)
         if claim is None and session.rewriting and patience > 0:
             try:
@@ -387,10 +332,11 @@ class Mailbox:
             OSError: of the backing filesystem.
 
         """
-        claim = None if self.deferred else self.lock.try_commit(requester, Mode.WRITE)
+        claim = self.lock.try_commit(requester, Mode.WRITE)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
         try:
+            await self._work_off(requester)
             self.refresh()
             base, trusted = self._base_for(requester)
             if not trusted and base.rewrites != self.rewrites:
@@ -440,31 +386,48 @@ class Mailbox:
 
     def _defer(self, session: Session) -> None:
         self._give_up(session)
-        self._around.note(self.name, "defer", _describe(session))
+        self._around.note(self.name, "defer", session.describe())
         self.deferred.append(session)
-        if len(self.deferred) == 1:
+        if not self._draining:
+            self._draining = True
             self._around.nursery.start_soon(self._drain, name=f"commit later {self.name!r}")
 
     async def _drain(self) -> None:
-        """Commit what was deferred, in order, each when its turn at the lock comes."""
+        """Commit what was deferred, when its turn at the lock comes."""
         while self.deferred:
             session = self.deferred[0]
-            mode = Mode.WRITE if session.rewriting else Mode.APPEND
             try:
-                claim = await self.lock.commit(session.requester, mode, math.inf)
+                claim = await self.lock.commit(session.requester, Mode.WRITE, math.inf)
             except Refused as refusal:
                 log.warning("%r: deferred commit waits on: %s", self.name, refusal)
                 await trio.sleep(1)
                 continue
             with trio.CancelScope(shield=True):
                 try:
-                    await self._commit_under(claim, session)
-                except (Refused, OSError) as error:
-                    log.error("%r: deferred commit failed: %s", self.name, error)  # noqa: TRY400 -- no bug
-                    self._rescue(session, str(error))
+                    await self._work_off(session.requester)
                 finally:
-                    self._end(session)
-                    self.deferred.popleft()
+                    self.lock.release(claim)
+        self._draining = False
+
+    async def _work_off(self, requester: Requester) -> None:
+        """Commit what was deferred, in order, under a claim that is held.
+
+        All of it, so that no backlog grows while mail keeps coming; but while an agent holds a lock of its own only
+        what it deferred itself.
+        """
+        locked = any(claim.explicit for claim in self.lock.claims)
+        for session in list(self.deferred):
+            if session not in self.deferred or (
+                locked and session.requester.process is not requester.process
+            ):
+                continue
+            self.deferred.remove(session)
+            try:
+                await self._write(session)
+            except (Refused, OSError) as error:
+                log.error("%r: deferred commit failed: %s", self.name, error)  # noqa: TRY400 -- no bug
+                self._rescue(session, str(error))
+            self._end(session)
 
     async def settle(self) -> None:
         """Commit everything now, whoever holds the mailbox: the mount is going away and with it all its clients."""
@@ -479,29 +442,29 @@ class Mailbox:
                     self.lock.revoke(claim, "unmount")
             await trio.sleep(0.01)
 
-    async def _commit_under(self, claim: Claim, session: Session) -> None:
-        """Write the session and give the claim back."""
-        try:
-            self.refresh()
-            if self._state is None:
-                self.store.create_again()
-                self._state = self.store.state()
-            if session.rewriting:
-                work: _Append | _Rewrite = _Rewrite(self.store, session, self._newer_mail(session))
-            else:
-                work = _Append(self.store, session, self.size)
-            before = self.now
-            await self._run(work, session)
+    async def _write(self, session: Session) -> None:
+        """Write the session to the real file; a COMMIT claim is held."""
+        self.refresh()
+        if self._state is None:
+            self.store.create_again()
             self._state = self.store.state()
-            self.version += 1
-            self._learn(session, before)
-            if session.rewriting:
-                self._rewritten()
-                self._around.note(self.name, "rewrite", _describe(session))
-        finally:
-            self.lock.release(claim)
+        if session.rewriting:
+            work: Append | Rewrite = Rewrite(self.store, session, self._newer_mail(session))
+        else:
+            work = Append(self.store, session, self.size)
+        before = self.now
+        await self._run(work, session)
+        self._state = self.store.state()
+        self.version += 1
+        if session.rewriting:
+            self._rewritten()
+            self._readers.saved(session.requester.process, self.rewrites, session.size)
+        else:
+            self._readers.appended(session.requester.process, before, self.now)
+        if session.rewriting:
+            self._around.note(self.name, "rewrite", session.describe())
 
-    async def _run(self, work: _Append | _Rewrite, session: Session) -> None:
+    async def _run(self, work: Append | Rewrite, session: Session) -> None:
         if work.bytes <= SMALL and not session.synced:
             work.run()
             return
@@ -510,20 +473,6 @@ class Mailbox:
             await self._around.offload(work.run)
         finally:
             self.settled.set()
-
-    def _learn(self, session: Session, before: Base) -> None:
-        """After its own commit an agent knows the mailbox as it left it."""
-        process = session.requester.process
-        if process is None:
-            return
-        rewrites = self.rewrites + (1 if session.rewriting else 0)
-        seen = self._seen.get(process)
-        now = trio.current_time()
-        if session.rewriting:
-            self._seen[process] = Seen(Base(rewrites, session.size, session.size), now)
-        elif seen is not None and seen.base.rewrites == self.rewrites:
-            low = self.size if seen.base.size == before.size else seen.base.size
-            self._seen[process] = Seen(Base(rewrites, low, self.size), now)
 
     def _newer_mail(self, session: Session) -> bytes:
         """The messages that must follow what the session saves.
@@ -546,17 +495,8 @@ class Mailbox:
         return window + later
 
     def _rescue(self, session: Session, why: str) -> None:
-        def content() -> Iterator[bytes]:
-            for at in range(0, session.size, CHUNK):
-                yield session.read(self.store, at, CHUNK)
-
-        if not session.rewriting:
-            text = session.tail()
-        elif self.store.state() is None:  # what it did not write itself is gone
-            text = (data for _, data in session.changes())
-        else:
-            text = content()
-        self._around.rescue(self.name, session.requester.uid, text, why)
+        store = self.store if self.store.state() is not None else None
+        self._around.rescue(self.name, session.requester.uid, session.remains(store), why)
 
     def _end(self, session: Session) -> None:
         self._give_up(session)
@@ -572,71 +512,5 @@ class Mailbox:
         self._state = self.store.state()
 
 
-class _Append:
-    """Write the session's bytes behind the mailbox; on failure the mailbox is cut back to what it was."""
-
-    def __init__(self, store: Store, session: Session, end: int) -> None:
-        self._store = store
-        self._session = session
-        self._end = end
-        self.bytes = session.appended
-
-    def run(self) -> None:
-        end = at = self._end
-        last = self._store.read(end - 1, 1) if end else b""
-        self._store.reserve(end, self._session.appended + 1)
-        try:
-            for chunk in self._session.tail():
-                text = chunk
-                if at == end:
-                    text = line_break_before(last, chunk) + chunk
-                self._store.write(at, text)
-                at += len(text)
-            if self._session.synced:
-                self._store.sync()
-        except OSError:
-            self._store.truncate(end)
-            raise
-
-
-class _Rewrite:
-    """Bring the real file to the session's content, with newer mail behind it.
-
-    Space is reserved first. An I/O error in the middle, or our own death, leaves a part of it written: there is no log
-    of it yet to finish it from.
-    """
-
-    def __init__(self, store: Store, session: Session, kept: bytes) -> None:
-        self._store = store
-        self._session = session
-        self._kept = kept
-        self.bytes = session.staging.size + len(kept)
-
-    def run(self) -> None:
-        store, session = self._store, self._session
-        state = store.state()
-        end = session.size + len(self._kept) + 1
-        if state is not None and end > state.size:
-            store.reserve(state.size, end - state.size)
-        if state is not None and state.size > session.floor:
-            store.truncate(session.floor)
-        for offset, data in session.changes():
-            store.write(offset, data)
-        store.truncate(session.size)
-        if self._kept:
-            last = store.read(session.size - 1, 1) if session.size else b""
-            store.write(session.size, line_break_before(last, self._kept) + self._kept)
-        if session.synced:
-            store.sync()
-
-
 def _is_one_of(process: Process | None, others: list[Process | None]) -> bool:
     return process is not None and any(process is other for other in others)
-
-
-def _describe(session: Session) -> str:
-    what = "rewrite" if session.rewriting else "append"
-    process = session.requester.process
-    who = f"{process.name}[{process.pid}]" if process else f"pid {session.requester.pid}"
-    size = session.size if session.rewriting else session.appended
-    return f"{what} of {size} bytes by uid {session.requester.uid} {who}"

@@ -176,6 +176,27 @@ class Session:
                 else:
                     yield self.staging.read(piece.position, length)
 
+    def remains(self, store: Store | None) -> Iterator[bytes]:
+        """What is worth rescuing: appended messages, or the whole text of a rewrite, in chunks.
+
+        Args:
+            store: the mailbox; None if it is gone, and with it what the session did not write itself.
+        """
+        if not self.rewriting:
+            yield from self.tail()
+        elif store is None:
+            yield from (data for _, data in self.changes())
+        else:
+            for at in range(0, self.size, CHUNK):
+                yield self.read(store, at, CHUNK)
+
+    def describe(self) -> str:
+        """For people: what it would do, and whose it is."""
+        what, size = ("rewrite", self.size) if self.rewriting else ("append", self.appended)
+        process = self.requester.process
+        who = f"{process.name}[{process.pid}]" if process else f"pid {self.requester.pid}"
+        return f"{what} of {size} bytes by uid {self.requester.uid} {who}"
+
     def close(self) -> None:
         """Drop what was staged."""
         self.staging.close()

@@ -103,6 +103,41 @@ def sweep(door: Door, directory: Path, host: str) -> int:
     return removed
 
 
+def sweep_locks(door: Door, directory: Path, host: str, pid: int) -> int:
+    """Remove the lock files of an earlier daemon on this spool and host, which was killed.
+
+    To be called by the daemon that has taken over from it (it holds the daemon's lock, so the other is dead), before
+    the first lock is taken. Nobody has to find out then that they are stale, and nobody waits meanwhile.
+
+    Args:
+        door: the way to the spool.
+        directory: where the mailboxes are.
+        host: ours, as in lock files.
+        pid: the earlier daemon's.
+
+    Returns:
+        how many were removed.
+    """
+    removed = 0
+    for entry in door.listdir(directory):
+        path = (*directory, entry.name)
+        if not entry.name.endswith(b".lock"):
+            continue
+        try:
+            fd = door.open(path, os.O_RDONLY)
+        except OSError:
+            continue  # a link, or gone
+        try:
+            ours = os.read(fd, 300) == b"%d:%s" % (pid, os.fsencode(host))
+        finally:
+            os.close(fd)
+        if ours:
+            _log.info("removed %r of the daemon %d, which is dead", entry.name, pid)
+            remove_quietly(door, path)
+            removed += 1
+    return removed
+
+
 def alive(pid: int) -> bool:
     """Whether a process of this pid exists in our pid namespace, a zombie included."""
     if not 0 < pid < 2**31:

@@ -51,6 +51,10 @@ class PrivateDirectory:
             written = os.pread(self._lock, 32, 0).strip()
             os.close(self._lock)
             raise SpoolBusyError(int(written) if written.isdigit() else 0) from None
+        written = os.pread(self._lock, 32, 0).strip()
+        self.earlier_pid = (
+            int(written) if written.isdigit() else 0
+        )  # of the daemon before us; it is dead
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from mailfs.locking import LockSettings, LockTable, Requester
-from mailfs.sessions.mailbox import Mailbox, Surroundings
+from mailfs.sessions.mailbox import Mailbox
 from mailfs.sessions.storage import FileState, Times
+from mailfs.sessions.surroundings import Surroundings
 from tests.locking.fakes import FakeOutside, FakeProcess
 
 if TYPE_CHECKING:

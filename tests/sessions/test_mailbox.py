@@ -372,3 +372,34 @@ async def test_two_handles_of_one_process_rewrite_together() -> None:
         await w.mailbox.commit("h2", patience=0)
         assert w.store.content == C
         assert not w.mailbox.sessions
+
+
+@in_trio
+async def test_no_backlog_stays_behind_a_lock_that_is_gone() -> None:
+    """Whoever commits next commits what was deferred before it, so success again means: it is in the mailbox."""
+    async with world() as w:
+        holder, one, two = w.client("holder"), w.client("one"), w.client("two")
+        claim = w.mailbox.lock.dotlock(holder)
+        for text in (A, B):
+            w.append(one, text)
+            await w.close(one)
+        w.mailbox.lock.release(claim)
+        w.append(two, C)
+        await w.close(two)
+        assert w.store.content == A + B + C
+        assert not w.mailbox.deferred
+
+
+@in_trio
+async def test_a_holder_commits_its_own_and_leaves_the_others_waiting() -> None:
+    async with world() as w:
+        holder, one = w.client("holder"), w.client("one")
+        claim = w.mailbox.lock.dotlock(holder)
+        w.append(one, A)
+        await w.close(one)
+        w.append(holder, B)
+        await w.close(holder)
+        assert w.store.content == B
+        w.mailbox.lock.release(claim)
+        await wait_all_tasks_blocked()
+        assert w.store.content == B + A

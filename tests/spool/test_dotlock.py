@@ -14,7 +14,15 @@ import pytest
 
 from mailfs.spool.door import Door
 from mailfs.spool.door import Path as SpoolPath
-from mailfs.spool.dotlock import Dotlock, alive, is_temporary, lock_path, sweep, temporary_name
+from mailfs.spool.dotlock import (
+    Dotlock,
+    alive,
+    is_temporary,
+    lock_path,
+    sweep,
+    sweep_locks,
+    temporary_name,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,3 +263,17 @@ def test_one_of_many_threads_gets_it(door: Door) -> None:
     assert worst == 1
     assert rounds > 100
     assert [entry.name for entry in door.listdir()] == [b"alice"]
+
+
+def test_lock_files_of_an_earlier_daemon_are_swept(tmp_path: Path) -> None:
+    spool = tmp_path
+    (spool / "alice.lock").write_bytes(b"4711:here")
+    (spool / "bob.lock").write_bytes(b"4712:here")
+    (spool / "carol.lock").write_bytes(b"4711:there")
+    (spool / "dave.lock").write_bytes(b"4711:here\n")
+    (spool / "eve.lock").symlink_to(spool / "alice.lock")
+    (spool / "alice").write_bytes(b"4711:here")
+    with Door.at(str(spool)) as door:
+        assert sweep_locks(door, (), "here", 4711) == 1
+    left = sorted(path.name for path in spool.iterdir())
+    assert left == ["alice", "bob.lock", "carol.lock", "dave.lock", "eve.lock"]
