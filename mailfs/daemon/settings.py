@@ -177,7 +177,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tuple[Annotated[int, Meta(ge=0, le=2**32 - 2)], ...],
         _choice(
             "a list of user ids",
-            "Users that may create mailboxes under any name, as a mail transport agent does.",
+            "Users that may do with every mailbox what root may: make, lock, replace and remove it, and"
+            " read the control files. No limits apply to them.",
         ),
     ] = (0,)
     scratch_keep: Annotated[

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mailfs.locking.model import Process, Requester
-from mailfs.policy.rights import Credentials, may_write
+from mailfs.policy import acl
+from mailfs.policy.rights import Credentials, may_remove, may_write, may_write_new
 from mailfs.sessions.mailbox import Mailbox
 from mailfs.spool.mailbox_file import MailboxFile
 
 if TYPE_CHECKING:
-    import os
     from collections import Counter
     from collections.abc import Callable
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mailfs.policy.budgets import Budget
     from mailfs.sessions.surroundings import Surroundings
     from mailfs.spool.backing_locks import BackingLocks
-    from mailfs.spool.door import Door
+    from mailfs.spool.door import Door, Path
     from mailfs.spool.private import PrivateDirectory
 
 
@@ -134,17 +135,30 @@ class Who:
         """See `Context.trusted`."""
         return self._context.trusted(self.uid)
 
-    def may_write_file(self, found: os.stat_result) -> bool:
-        """Whether the mode bits of a file let this client write it. Groups are only looked up if they decide."""
+    def may_write_file(self, path: Path, found: os.stat_result) -> bool:
+        """Whether mode and access control list of a file let this client write it.
+
+        Groups and lists are only looked up if they decide.
+        """
         if self.trusted:
             return True
-        plain = Credentials(self.uid, self.gid, frozenset())
-        if may_write(found.st_uid, found.st_gid, found.st_mode, plain):
-            return True
-        if found.st_uid == self.uid or not found.st_mode & stat.S_IWGRP:
-            return False
-        groups = Credentials(self.uid, self.gid, self.groups)
-        return may_write(found.st_uid, found.st_gid, found.st_mode, groups)
+        plain = Credentials(self.uid, self.gid)
+        owner, group, mode = found.st_uid, found.st_gid, found.st_mode
+        if owner == self.uid or not mode & stat.S_IWGRP:
+            return may_write(owner, group, mode, plain)
+        known = Credentials(self.uid, self.gid, self.groups)
+        try:
+            listed = self._context.door.getxattr(path, acl.ATTRIBUTE)
+        except OSError:  # no list, or a filesystem without
+            return may_write(owner, group, mode, known)
+        return acl.may_write(listed, owner, group, known)
+
+    def may_remove(self, found: os.stat_result) -> bool:
+        """The sticky rule, which the kernel does not apply, as the root shows no sticky bit."""
+        root = os.fstat(self._context.door.fileno)
+        return self.trusted or may_remove(
+            found.st_uid, root.st_uid, Credentials(self.uid, self.gid)
+        )
 
     async def may_write_mailbox(self, name: bytes) -> bool:
         """The right to lock a mailbox is the right to write it; where there is none, its account has it."""
@@ -154,8 +168,9 @@ class Who:
             if self.trusted:
                 return True
             account = await self._context.accounts.lookup(name)
-            return account is not None and account.uid == self.uid
-        return stat.S_ISREG(found.st_mode) and self.may_write_file(found)
+            uid = account.uid if account is not None else None
+            return may_write_new(uid, Credentials(self.uid, self.gid))
+        return stat.S_ISREG(found.st_mode) and self.may_write_file((name,), found)
 
     def requester(self, mailbox: bytes, *, may_write: bool) -> Requester:
         """This client as the locking core sees it."""

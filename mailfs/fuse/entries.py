@@ -295,7 +295,7 @@ class Entries:
             self.remove_scratch(node)
             return
         found = self._context.door.stat((name,))
-        if not who.trusted and who.uid != found.st_uid:
+        if not who.may_remove(found):
             raise Refused(Cause.NOT_ALLOWED, f"{name!r} belongs to uid {found.st_uid}")
         if isinstance(node, MailboxNode):
             requester = who.requester(name, may_write=True)
@@ -339,9 +339,9 @@ class Entries:
         """rmdir(2); in the root by the directory's owner."""
         self.refuse_control(parent, name)
         directory = self._namespace.directory(parent)
-        if parent is self._context.nodes.root and not who.trusted:
+        if parent is self._context.nodes.root:
             found = self._context.door.stat((name,))
-            if found.st_uid != who.uid:
+            if not who.may_remove(found):
                 raise Refused(Cause.NOT_ALLOWED, f"{name!r} belongs to uid {found.st_uid}")
         path = (*directory.path, name)
         node = self._namespace.passed_through(directory, name)
@@ -353,7 +353,7 @@ class Entries:
     def check_owner(self, name: bytes, who: Who) -> None:
         """The sticky rule, which the kernel does not apply, as the root shows no sticky bit."""
         found = self._context.door.stat((name,))
-        if not who.trusted and who.uid != found.st_uid:
+        if not who.may_remove(found):
             raise Refused(Cause.NOT_ALLOWED, f"{name!r} belongs to uid {found.st_uid}")
 
     def forget(self, node: Node) -> None:

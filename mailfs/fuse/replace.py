@@ -88,7 +88,7 @@ class Replacing:
         """
         context = self._context
         old = context.door.stat((name,))
-        if not who.trusted and who.uid != old.st_uid:
+        if not who.may_remove(old):
             raise Refused(Cause.NOT_OWNER, f"{name!r} belongs to uid {old.st_uid}")
         requester = who.requester(name, may_write=True)
         mailbox = context.mailbox(name)
@@ -119,7 +119,7 @@ class Replacing:
         """Rename a mailbox to a scratch name, for this agent only."""
         context = self._context
         found = context.door.stat((name,))
-        if not who.trusted and who.uid != found.st_uid:
+        if not who.may_remove(found):
             raise Refused(Cause.NOT_OWNER, f"{name!r} belongs to uid {found.st_uid}")
         process = who.process
         if process is None:

@@ -6,7 +6,7 @@ The right to lock a mailbox is the right to write it, so `may_write` (or, before
 The spool shows itself without the sticky bit, because in a sticky directory that others may write
 ``fs.protected_regular`` (Documentation/admin-guide/sysctl/fs.rst) refuses open(O_CREAT) of an
 existing file by anyone but its owner, root included. What the sticky bit would forbid
-(`inode(7)`), `may_remove` and `may_rename` forbid.
+(`inode(7)`), `may_remove` forbids.
 """
 
 from __future__ import annotations
@@ -54,22 +54,6 @@ def may_write_new(account_uid: int | None, caller: Credentials) -> bool:
 def may_remove(owner: int, directory_owner: int, caller: Credentials) -> bool:
     """Whether the caller may remove, or rename away, a file of `owner`: as if it were sticky."""
     return caller.uid in (ROOT, owner, directory_owner)
-
-
-def may_rename(
-    owner: int, target_owner: int | None, directory_owner: int, caller: Credentials
-) -> bool:
-    """Whether the caller may rename a file of `owner`.
-
-    Args:
-        owner: the file's.
-        target_owner: the owner of the file that it would replace, None if there is none.
-        directory_owner: the spool's.
-        caller: who asks.
-    """
-    return may_remove(owner, directory_owner, caller) and (
-        target_owner is None or may_remove(target_owner, directory_owner, caller)
-    )
 
 
 def directory_mode(backing: int, override: int | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -196,3 +197,21 @@ def test_ours_is_not_theirs(mail: Place, alice: User) -> None:
     assert (mail.spool / ".mailfs").is_dir()
     actor.errno(f"put({control + '/x'!r})")
     assert not (mail.spool / ".mailfs" / "x").exists()
+
+
+def test_an_access_control_list_decides_as_on_the_real_file(
+    mail: Place, alice: User, bob: User
+) -> None:
+    """The mode of a file with a list shows its mask: taken for the group's rights it would let too many in."""
+    real = mail.spool / alice.name
+    mail.crew.ok(["chgrp", str(bob.gid), real])
+    mail.crew.ok(["setfacl", "--set", "u::rw,g::r,o::-,u:daemon:rw,m::rw", real])
+    assert stat.S_IMODE(real.stat().st_mode) & 0o020, "the mask"
+    actor = mail.crew.actor(bob)
+    path = mail.path(alice)
+    assert actor.errno(f"os.open({path!r}, os.O_WRONLY)") == errno.EACCES
+    assert (
+        actor.errno(f"os.open({path + '.lock'!r}, os.O_CREAT | os.O_EXCL | os.O_WRONLY)")
+        == errno.EACCES
+    )
+    assert actor.errno(f"os.close(os.open({path!r}, os.O_RDONLY))") == 0

@@ -15,7 +15,6 @@ from mailfs.policy.rights import (
     directory_mode,
     may_read,
     may_remove,
-    may_rename,
     may_write,
     may_write_new,
 )
@@ -111,11 +110,6 @@ def test_removing_is_the_owners() -> None:
     for uid, allowed in ((ALICE, True), (BOB, False), (ROOT, True), (42, True)):
         caller = Credentials(uid, MAIL, frozenset({MAIL}))
         assert may_remove(ALICE, 42, caller) is allowed
-        assert may_rename(ALICE, None, 42, caller) is allowed
-    bob = Credentials(BOB, MAIL)
-    assert not may_rename(BOB, ALICE, ROOT, bob)
-    assert may_rename(BOB, BOB, ROOT, bob)
-    assert not may_rename(ALICE, BOB, ROOT, bob)
 
 
 @pytest.mark.parametrize(
