@@ -100,7 +100,10 @@ def run(
             door = stack.enter_context(Door.at(spool))
             private = PrivateDirectory(door)
         except SpoolBusyError as busy:
-            message = f"{spool} is served by another mailfs (pid {busy.pid}); unmount that first"
+            message = (
+                f"{spool} is served by another mailfs (pid {busy.pid}): unmount it first; "
+                "if it was detached while busy, it ends when its last user closes its files"
+            )
             raise MountError(message, Exit.TEMPFAIL) from None
         except OSError as error:
             message = (
