@@ -17,6 +17,7 @@ from mailfs.sessions.storage import Times
 if TYPE_CHECKING:
     from mailfs.fuse.context import Context, Who
     from mailfs.fuse.namespace import Namespace
+    from mailfs.sessions.mailbox import Mailbox
 
 
 class Attributes:
@@ -82,16 +83,7 @@ class Attributes:
         self._set_owner_and_mode(path, new, fields, who)
         opened = handle if isinstance(handle, MailboxHandle) else None
         if fields.update_size:
-            key = opened or object()
-            draft = mailbox.draft(key, who.requester(mailbox.name, may_write=True))
-            if new.st_size < draft.base.size:
-                mailbox.check_stale(draft)
-            draft.truncate(new.st_size)
-            if opened is not None:
-                opened.cursor.told = new.st_size
-                mailbox.claim_for(draft, key)
-            else:
-                await mailbox.commit(key, patience=0)
+            await self._truncate(mailbox, new.st_size, opened, who)
         times = _times(new, fields)
         if times is None:
             return
@@ -103,6 +95,26 @@ class Attributes:
         else:
             mailbox.store.set_times(times)
             mailbox.refresh()
+
+    async def _truncate(
+        self, mailbox: Mailbox, size: int, opened: MailboxHandle | None, who: Who
+    ) -> None:
+        """ftruncate(2) is part of the handle's draft; truncate(2) a draft of its own, committed at once."""
+        key = opened or object()
+        draft = mailbox.draft(key, who.requester(mailbox.name, may_write=True))
+        try:
+            if size < draft.base.size:
+                mailbox.check_stale(draft)
+        except Refused:
+            if opened is None:
+                mailbox.discard(key, "stale")
+            raise
+        draft.truncate(size)
+        if opened is not None:
+            opened.cursor.told = size
+            mailbox.claim_for(draft, key)
+        else:
+            await mailbox.commit(key, patience=0)
 
     def _set_file(
         self,

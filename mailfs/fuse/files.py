@@ -121,6 +121,7 @@ class Files:
                 mailbox.check_stale(session)
                 session.truncate(0)
         except BaseException:
+            mailbox.discard(handle, "could not be opened")
             os.close(fd)
             raise
         if process is not None:

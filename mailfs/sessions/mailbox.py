@@ -45,6 +45,9 @@ T = TypeVar("T")
 SMALL = 256 * 1024
 """Bytes that are written in the loop; more than that, or a sync, goes to a thread."""
 
+SETTLE = 10.0
+"""Seconds that an unmount waits for a mailbox which a program outside the mount has locked."""
+
 
 class Mailbox:
     """The state of one mailbox name.
@@ -393,6 +396,12 @@ class Mailbox:
             self._around.nursery.start_soon(self._drain, name=f"commit later {self.name!r}")
 
     async def _drain(self) -> None:
+        try:
+            await self._commit_deferred()
+        finally:
+            self._draining = False
+
+    async def _commit_deferred(self) -> None:
         """Commit what was deferred, when its turn at the lock comes."""
         while self.deferred:
             session = self.deferred[0]
@@ -407,7 +416,6 @@ class Mailbox:
                     await self._work_off(session.requester)
                 finally:
                     self.lock.release(claim)
-        self._draining = False
 
     async def _work_off(self, requester: Requester) -> None:
         """Commit what was deferred, in order, under a claim that is held.
@@ -436,11 +444,17 @@ class Mailbox:
                 await self.commit(key, patience=0, reported=False)
             except (Refused, OSError) as error:
                 log.warning("%r: a draft could not be committed at unmount: %s", self.name, error)
+        with trio.move_on_after(SETTLE):
+            while self.deferred:
+                for claim in self.lock.claims:
+                    if claim.kind is not Kind.COMMIT:
+                        self.lock.revoke(claim, "unmount")
+                await trio.sleep(0.01)
         while self.deferred:
-            for claim in self.lock.claims:
-                if claim.kind is not Kind.COMMIT:
-                    self.lock.revoke(claim, "unmount")
-            await trio.sleep(0.01)
+            session = self.deferred.popleft()
+            log.error("%r: locked from outside: %s goes to rescue", self.name, session.describe())
+            self._rescue(session, "the mailbox was locked outside the mount when it was unmounted")
+            self._end(session)
 
     async def _write(self, session: Session) -> None:
         """Write the session to the real file; a COMMIT claim is held."""
@@ -453,16 +467,18 @@ class Mailbox:
         else:
             work = Append(self.store, session, self.size)
         before = self.now
-        await self._run(work, session)
+        try:
+            await self._run(work, session)
+        finally:
+            self.store.rest()
         self._state = self.store.state()
         self.version += 1
         if session.rewriting:
             self._rewritten()
             self._readers.saved(session.requester.process, self.rewrites, session.size)
+            self._around.note(self.name, "rewrite", session.describe())
         else:
             self._readers.appended(session.requester.process, before, self.now)
-        if session.rewriting:
-            self._around.note(self.name, "rewrite", session.describe())
 
     async def _run(self, work: Append | Rewrite, session: Session) -> None:
         if work.bytes <= SMALL and not session.synced:

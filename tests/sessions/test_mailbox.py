@@ -403,3 +403,16 @@ async def test_a_holder_commits_its_own_and_leaves_the_others_waiting() -> None:
         w.mailbox.lock.release(claim)
         await wait_all_tasks_blocked()
         assert w.store.content == B + A
+
+
+@in_trio
+async def test_an_unmount_does_not_wait_for_ever_for_a_program_outside() -> None:
+    async with world(A) as w:
+        w.outside.set_foreign(True)
+        one = w.client()
+        w.append(one, B)
+        await w.close(one)
+        with trio.fail_after(30):
+            await w.mailbox.settle()
+        assert w.store.content == A
+        assert [text for text, _ in w.rescued] == [B]
