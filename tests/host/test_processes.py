@@ -331,6 +331,7 @@ def test_descriptors_of_a_thousand_short_lives_are_given_back() -> None:
     gc.collect()
     table = ProcessTable(limit=100)
     found(table, os.getpid())
+    own = len(table)  # ourselves and our ancestors, of which there may be any number
     before, most = descriptors(), 0
     for _ in range(1000):
         pid = os.posix_spawn("/bin/true", ["true"], {})
@@ -341,7 +342,7 @@ def test_descriptors_of_a_thousand_short_lives_are_given_back() -> None:
     del process
     table.sweep()
     assert descriptors() == before
-    assert most < 10
+    assert most - own < 3
 
 
 def test_the_table_is_bounded_but_keeps_what_others_hold() -> None:
