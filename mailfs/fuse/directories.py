@@ -119,10 +119,9 @@ class Directories:
 
     def _gone(self, directory: Node, entry: Entry) -> Node:
         """A node for a name that was there when the directory was opened; looking it up says that it is gone."""
-        parent = self._context.nodes.root if directory is self._context.nodes.root else directory
-        assert isinstance(parent, FileNode)
+        assert isinstance(directory, FileNode)  # entries of others have no inode
         number = self._context.nodes.virtual()
-        node = FileNode(number, ("gone", number), parent, entry.name)
+        node = FileNode(number, ("gone", number), directory, entry.name)
         self._context.nodes.add(node)
         return node
 

@@ -294,9 +294,7 @@ class Entries:
         if isinstance(node, ScratchNode):  # the new file of a mailbox renamed away
             self.remove_scratch(node)
             return
-        found = self._context.door.stat((name,))
-        if not who.may_remove(found):
-            raise Refused(Cause.NOT_ALLOWED, f"{name!r} belongs to uid {found.st_uid}")
+        self.check_owner(name, who)
         if isinstance(node, MailboxNode):
             requester = who.requester(name, may_write=True)
             await node.mailbox.remove(requester, lambda: self._context.door.unlink((name,)))
@@ -340,9 +338,7 @@ class Entries:
         self.refuse_control(parent, name)
         directory = self._namespace.directory(parent)
         if parent is self._context.nodes.root:
-            found = self._context.door.stat((name,))
-            if not who.may_remove(found):
-                raise Refused(Cause.NOT_ALLOWED, f"{name!r} belongs to uid {found.st_uid}")
+            self.check_owner(name, who)
         path = (*directory.path, name)
         node = self._namespace.passed_through(directory, name)
         self._context.door.rmdir(path)

@@ -20,6 +20,7 @@ import logging
 import os
 import stat
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,6 +34,8 @@ from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mailfs.fuse.namespace import Namespace
     from mailfs.fuse.replace import Replacing
     from mailfs.spool.door import Path
@@ -61,16 +64,18 @@ class Files:
 
     # Opening
 
-    def reserve(self, who: Who) -> None:
-        """Count one more open file; it goes with the handle, or by `unreserve`. Raises Refused: BUDGET."""
+    @contextmanager
+    def reserved(self, who: Who) -> Iterator[None]:
+        """Count one more open file; it goes with the handle, or at once if none was made. Raises Refused: BUDGET."""
         self._context.open_files.take(who.uid)
-
-    def unreserve(self, who: Who) -> None:
-        """Nothing was opened."""
-        self._context.open_files.give(who.uid)
+        try:
+            yield
+        except BaseException:
+            self._context.open_files.give(who.uid)
+            raise
 
     async def open(self, node: Node, flags: int, who: Who) -> Handle:
-        """Open a node, which was reserved. The kernel has checked the mode bits."""
+        """Open a node, within `reserved`. The kernel has checked the mode bits."""
         handle = await self._open(node, flags, who)
         handle.uid = who.uid
         self._context.handles.add(handle)
@@ -111,9 +116,7 @@ class Files:
             await self._wait_closed(node)
         fd = self._context.door.open((mailbox.name,), os.O_RDONLY)
         process = who.process
-        handle = MailboxHandle(
-            number, node, mailbox=mailbox, fd=fd, opener=process, writable=writable
-        )
+        handle = MailboxHandle(number, node, mailbox=mailbox, fd=fd, opener=process)
         try:
             handle.cursor.told = mailbox.refresh()
             if flags & os.O_TRUNC and writable:
@@ -243,12 +246,10 @@ class Files:
         mailbox = handle.mailbox
         session = mailbox.sessions.get(handle)
         first, handle.duplicated = not handle.duplicated, True
-        if session is None:
+        if session is None or not session.dirty:
             return
         closer = self._context.processes.find(caller.pid)
-        if closer is not handle.opener or closer is None:
-            return
-        if not session.dirty:
+        if closer is None or closer is not handle.opener:
             return
         if not first or closer.has_descriptor_named(mailbox.name):
             return

@@ -67,7 +67,6 @@ class MailboxHandle(Handle):
         fd: the inode it was opened on, for reading; it stays readable when another file is renamed over the mailbox.
         opener: the process that opened it.
         writer: the process that wrote through it last.
-        writable: opened for writing.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
 
@@ -77,7 +76,6 @@ class MailboxHandle(Handle):
     fd: int = -1
     opener: Process | None = None
     writer: Process | None = None
-    writable: bool = False
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
 

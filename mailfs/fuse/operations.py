@@ -126,15 +126,11 @@ class Operations(pyfuse3.Operations):
         _, who = self._who()
         parent = self._node(parent_inode)
         mode &= ~ctx.umask
-        self._files.reserve(who)
-        try:
+        with self._files.reserved(who):
             node, new = await self._entries.create(parent, name, mode, who)
             if not new and flags & os.O_EXCL:
-                raise OSError(errno.EEXIST, "exists")  # noqa: TRY301
+                raise OSError(errno.EEXIST, "exists")
             handle = await self._files.open(node, flags, who)
-        except BaseException:
-            self._files.unreserve(who)
-            raise
         return self._file_info(handle), self._entry(node, who, handle)
 
     @_answer
@@ -272,12 +268,8 @@ class Operations(pyfuse3.Operations):
     @_answer
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         _, who = self._who()
-        self._files.reserve(who)
-        try:
+        with self._files.reserved(who):
             return self._file_info(await self._files.open(self._node(inode), flags, who))
-        except BaseException:
-            self._files.unreserve(who)
-            raise
 
     @_answer
     async def read(self, fh: int, off: int, size: int) -> bytes:
