@@ -15,6 +15,7 @@ import click
 
 import mailfs
 from mailfs.cli.mount import mount
+from mailfs.cli.recover import recover
 from mailfs.cli.show import locks, status
 from mailfs.cli.umount import umount
 from mailfs.control.render import printable
@@ -43,7 +44,7 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, locks, status):
+for command in (mount, umount, locks, status, recover):
     cli.add_command(command)
 
 
