@@ -35,32 +35,48 @@ class Kind(enum.Enum):
     # The text of a mailbox
     NO_SEPARATOR = (
         "no-separator",
-        "Mail readers do not see what is before the first separator. Look what it is; if it is mail, put a line"
-        " 'From MAILER-DAEMON Thu Jan  1 00:00:00 1970' before it.",
+        (
+            "Mail readers do not see what is before the first separator. Look what it is; if it is mail, put a line"
+            " 'From MAILER-DAEMON Thu Jan  1 00:00:00 1970' before it."
+        ),
     )
     MALFORMED = (
         "malformed-separator",
-        "If a message begins here, correct the line to 'From ADDRESS DATE', the date as in 'Thu Jan  1 00:00:00 1970';"
-        " if it is text, put a '>' before it.",
+        (
+            "If a message begins here, correct the line to 'From ADDRESS DATE', the date as in 'Thu Jan  1"
+            " 00:00:00 1970';"
+            " if it is text, put a '>' before it."
+        ),
     )
     UNQUOTED = (
         "unquoted-from",
         "Simple programs take this line of text for the beginning of a message. A '>' before it prevents that.",
     )
-    VARIANT = ("separator-variant", "None: mail readers accept this form, though RFC 4155 has another.")
+    VARIANT = (
+        "separator-variant",
+        "None: mail readers accept this form, though RFC 4155 has another.",
+    )
     MERGED = (
         "no-empty-line-before",
-        "The message before this one was cut off, or its writer forgot the empty line. Look at its end; insert an empty"
-        " line before the separator.",
+        (
+            "The message before this one was cut off, or its writer forgot the empty line. Look at its end;"
+            " insert an empty"
+            " line before the separator."
+        ),
     )
     NO_HEADER = ("no-header", "The message has no header. Look whether its beginning is elsewhere.")
     CUT_HEADER = ("cut-header", "Half a message: ask the sender, or look for another copy.")
     HEADER_LINE = (
         "header-line",
-        "A line in the header is none; some programs take it for the beginning of the text. Insert an empty line"
-        " before it if that is what it is.",
+        (
+            "A line in the header is none; some programs take it for the beginning of the text. Insert an empty line"
+            " before it if that is what it is."
+        ),
     )
-    CUT_AT_END = ("cut-at-end", "Half a message at the end, or one that is being written. Look again later.")
+    CUT_AT_END = (
+        "cut-at-end",
+        "Half a message at the end, or one that is being written. Look again later.",
+    )
     NO_EMPTY_LINE_AT_END = (
         "no-empty-line-at-end",
         "The last message may have been cut at the end of a line. If it is whole, add an empty line.",
@@ -83,36 +99,63 @@ class Kind(enum.Enum):
     )
     INSIDE = (
         "separator-in-message",
-        "The text of a message with Content-Length has lines like separators. Programs that ignore that header split"
-        " it there; a '>' before the lines prevents that.",
+        (
+            "The text of a message with Content-Length has lines like separators. Programs that ignore that"
+            " header split"
+            " it there; a '>' before the lines prevents that."
+        ),
     )
     DUPLICATE = ("duplicate", "None needed: the mailbox has this message before, byte for byte.")
     CHANGED = ("changed-while-checked", "Programs are at work here: check it again.")
     IN_USE = ("in-use", "None: somebody holds the mailbox, and may be writing.")
-    UNREADABLE = ("unreadable", "Check as root, or have the disk checked if it is an error of input.")
+    UNREADABLE = (
+        "unreadable",
+        "Check as root, or have the disk checked if it is an error of input.",
+    )
 
     # Names
-    LINKS = ("several-links", "Find the other name (find -inum) and remove one: programs refuse such mailboxes.")
+    LINKS = (
+        "several-links",
+        "Find the other name (find -inum) and remove one: programs refuse such mailboxes.",
+    )
     SET_ID = ("set-id", "chmod ug-s")
     WORLD_WRITABLE = ("world-writable", "chmod o-w: anybody may change this mail, and lock it.")
-    NO_ACCOUNT = ("owner-without-account", "chown it to whom it belongs; a later account might get this number.")
-    NOT_A_FILE = ("not-a-file", "Programs that follow it, or open it, can be misled. Remove it if nobody needs it.")
-    TEMPORARY = ("temporary-file", "Left by a program that has ended, if it is old: remove it then.")
+    NO_ACCOUNT = (
+        "owner-without-account",
+        "chown it to whom it belongs; a later account might get this number.",
+    )
+    NOT_A_FILE = (
+        "not-a-file",
+        "Programs that follow it, or open it, can be misled. Remove it if nobody needs it.",
+    )
+    TEMPORARY = (
+        "temporary-file",
+        "Left by a program that has ended, if it is old: remove it then.",
+    )
     LOCK_LIVE = ("lock-live", "None: somebody holds the mailbox.")
     LOCK_STALE = (
         "lock-stale",
-        "mailfs removes it when the mailbox is used next; without it, make sure that no program works on the mailbox,"
-        " and remove it.",
+        (
+            "mailfs removes it when the mailbox is used next; without it, make sure that no program works"
+            " on the mailbox,"
+            " and remove it."
+        ),
     )
     LOCK_VOID = (
         "lock-void",
-        "mailfs removes it when the mailbox is used next, as its owner may not write the mailbox; other programs wait"
-        " for it. Remove it.",
+        (
+            "mailfs removes it when the mailbox is used next, as its owner may not write the mailbox; other"
+            " programs wait"
+            " for it. Remove it."
+        ),
     )
 
     # .mailfs
     STATE = ("state", "None.")
-    RESCUE = ("rescue", "Look at the files in .mailfs/rescue, give them to their owners, and remove them.")
+    RESCUE = (
+        "rescue",
+        "Look at the files in .mailfs/rescue, give them to their owners, and remove them.",
+    )
     JOURNAL = ("journal", "`mailfs mount` or `mailfs recover` does what is said here.")
 
 

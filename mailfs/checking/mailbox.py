@@ -43,7 +43,11 @@ _NEXT: Final = b"\n" + PREFIX
 _FIELD: Final = rb"[!-9;-~]{1,256}[ \t]{0,64}:"
 _LENGTH: Final = rb"content-length[ \t]{0,9}:[ \t]{0,99}(\d{1,18})[ \t]{0,99}\r?\n"
 _HEADER: Final = re.compile(
-    rb"\n(?:(?=(\r?\n))|(?=(From ))|(?=" + _LENGTH + rb")|(?!" + _FIELD + rb"|[ \t]|>From |\Z))",
+    rb"\n(?:(?=(\r?\n))|(?=(From ))|(?="
+    + _LENGTH
+    + rb")|(?!"
+    + _FIELD
+    + rb"|[ \t]|>From |[^\n]{0,256}\Z))",
     re.IGNORECASE,
 )
 _HEADER_WITH_FAULT: Final = re.compile(rb"\n(?:(?=(\r?\n))|(?=(From )))")
@@ -284,13 +288,15 @@ class Examiner:
                 detail = "a header follows" if kind is Kind.MALFORMED else "in a text"
                 self._found.add(kind, severity, detail, offset)
         for (kind, severity), number in message.loose_more.items():
-            self._found.count(*((Kind.UNQUOTED, Severity.INFORMATION) if fits else (kind, severity)), number)
+            self._found.count(
+                *((Kind.UNQUOTED, Severity.INFORMATION) if fits else (kind, severity)), number
+            )
 
     def _judge_length(
         self, message: _Message, size: int, length: int, *, clean: bool, last: bool
     ) -> None:
         detail = f"Content-Length {length}, and {size} bytes of text"
-        counted_crlf = abs(size + message.newlines - length) <= 2  # noqa: PLR2004 -- as above
+        counted_crlf = abs(size + message.newlines - length) <= 2
         if length < size or (counted_crlf and clean):
             self._found.add(Kind.OTHER_LENGTH, Severity.INFORMATION, detail, message.start)
             return
@@ -400,7 +406,11 @@ class _Nuls:
         if self.trailing:
             detail = f"{self.trailing} NUL bytes"
             self.found.add(
-                Kind.NUL_AT_END, Severity.SUSPICIOUS, detail, self._size - self.trailing, at_end=True
+                Kind.NUL_AT_END,
+                Severity.SUSPICIOUS,
+                detail,
+                self._size - self.trailing,
+                at_end=True,
             )
 
 

@@ -14,6 +14,7 @@ import sys
 import click
 
 import mailfs
+from mailfs.cli.check import check
 from mailfs.cli.mount import mount
 from mailfs.cli.show import locks, status
 from mailfs.cli.umount import umount
@@ -43,7 +44,7 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, locks, status):
+for command in (mount, umount, locks, status, check):
     cli.add_command(command)
 
 

@@ -127,7 +127,9 @@ def test_messages_are_counted() -> None:
 
 
 header = st.sampled_from([b"Subject: x\n", b"To: a\n\tb\n", b"X-Long: " + b"y" * 300 + b"\n"])
-line = st.sampled_from([b"text\n", b">From me\n", b"\t\n", b"From\n", b"x" * 5000 + b"\n", b"\xff\r\n"])
+line = st.sampled_from(
+    [b"text\n", b">From me\n", b"\t\n", b"From\n", b"x" * 5000 + b"\n", b"\xff\r\n"]
+)
 separator = st.sampled_from(
     [FROM, b"From a Mon Dec 31 23:59:59 2029\n", b"From b Fri Jan  2 10:13:52 UTC 1970 +0000\n"]
 )
@@ -147,7 +149,9 @@ def messages(draw: st.DrawFn) -> bytes:
 
 
 def chunks(text: bytes, cuts: list[int]) -> Iterator[bytes]:
-    for start, end in itertools.pairwise([0, *sorted(c % (len(text) + 1) for c in cuts), len(text)]):
+    for start, end in itertools.pairwise(
+        [0, *sorted(c % (len(text) + 1) for c in cuts), len(text)]
+    ):
         yield text[start:end]
 
 
@@ -193,9 +197,9 @@ def test_small_chunks(size: int) -> None:
 
 def test_many_faults_are_counted_and_not_kept() -> None:
     for fault in (b"\nFrom x\n\0", HEAD + b"\nhal\n", FROM, b"a\0"):
-        found = examine([HEAD + b"\n", *[fault * 1000] * 40]).findings
+        found = examine([HEAD + b"\n", *[fault * 1000] * 12]).findings
         assert len(found) < 10 * KEPT
-        assert max(f.count for f in found) > 39_000
+        assert max(f.count for f in found) > 11_000
 
 
 def test_a_line_without_end_costs_no_memory_and_little_time() -> None:
