@@ -21,6 +21,7 @@ RANKS = {
     "mailfs.errors": 0,
     "mailfs.locking.model": 0,  # words only: what every layer says about processes and modes
     "mailfs.sessions.storage": 0,  # what sessions ask of a backing file, which the spool answers
+    "mailfs.sessions.record": 0,  # the format of the journal's files, which the spool writes
     "mailfs.spool": 1,
     "mailfs.host": 1,
     "mailfs.control": 2,

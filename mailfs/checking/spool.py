@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 
 from mailfs.checking.findings import Finding, Kind, Severity
 from mailfs.checking.holders import Holders
-from mailfs.checking.journal import journal_findings
 from mailfs.checking.lockfiles import judge_lock
 from mailfs.checking.mailbox import Examination, Examiner
 from mailfs.checking.separator import PREFIX
@@ -108,7 +107,7 @@ class SpoolCheck:
             detail = "this is a mount: what is staged or rescued is in `mailfs status`"
             return Checked(None, findings=[Finding(Kind.STATE, Severity.INFORMATION, detail)])
         try:
-            found = state_findings(self._door, Holders.now()) + journal_findings(self._door)
+            found = state_findings(self._door, Holders.now())
         except PermissionError:
             detail = ".mailfs and the journal: only root sees them"
             return Checked(

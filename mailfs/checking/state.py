@@ -9,6 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from mailfs.checking.findings import Finding, Kind, Severity
+from mailfs.checking.journal import journal_findings
 from mailfs.spool.private import PRIVATE, RESCUE, SCRATCH
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def state_findings(door: Door, holders: Holders) -> list[Finding]:
-    """Say whether a daemon serves the spool, and what is kept in ``.mailfs/``.
+    """Say whether a daemon serves the spool, and what is kept in ``.mailfs/``, the journal included.
 
     Raises:
         OSError: it cannot be read; PermissionError for anybody but its owner.
@@ -28,7 +29,10 @@ def state_findings(door: Door, holders: Holders) -> list[Finding]:
         door.listdir((PRIVATE,))
     except FileNotFoundError:
         return []
-    found = [_daemon(door, holders)]
+    daemon = _daemon(door, holders)
+    detail = f"served by daemon {daemon}" if daemon else "no daemon has its lock"
+    found = [Finding(Kind.STATE, Severity.INFORMATION, detail)]
+    found += journal_findings(door, served=daemon is not None)
     files, size = _contents(door, RESCUE)
     if files:
         detail = f"rescued mail that nobody has fetched: {files} files, {size} bytes"
@@ -40,16 +44,13 @@ def state_findings(door: Door, holders: Holders) -> list[Finding]:
     return found
 
 
-def _daemon(door: Door, holders: Holders) -> Finding:
-    path = (PRIVATE, b"daemon.lock")
-    detail = "no daemon has its lock"
+def _daemon(door: Door, holders: Holders) -> int | None:
+    """The pid of the daemon that has the spool's lock, as far as it can be seen."""
     try:
-        running = [holder for holder in holders.of(door.stat(path)) if holder.flock]
+        file = door.stat((PRIVATE, b"daemon.lock"))
     except FileNotFoundError:
-        running = []
-    if running:
-        detail = f"served by daemon {running[0].pid}"
-    return Finding(Kind.STATE, Severity.INFORMATION, detail)
+        return None
+    return next((holder.pid for holder in holders.of(file) if holder.flock), None)
 
 
 def _contents(door: Door, top: Path) -> tuple[int, int]:

@@ -163,6 +163,8 @@ class Files:
         mailbox = handle.mailbox
         if not mailbox.settled.is_set():
             await self._wait_settled(handle)
+        if mailbox.stuck is not None:
+            raise OSError(errno.EIO, "the mailbox is half written")
         if handle.opener is not None:
             mailbox.touch(Requester(handle.opener, handle.uid, handle.opener.pid))
         session = mailbox.session_of(handle, handle.opener)
@@ -203,7 +205,7 @@ class Files:
             at = session.place(handle.cursor, offset, mailbox.size)
             if at < session.base.size:
                 mailbox.check_stale(session)
-        session.write(at, data)
+        mailbox.write(session, at, data)
         if handle.opener is not None and caller.pid != handle.opener.pid:
             handle.writer = self._context.processes.find(caller.pid)
         else:
@@ -258,7 +260,7 @@ class Files:
         await mailbox.commit(handle, patience=self._context.limits.flush_wait)
 
     async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:
-        """fsync(2): without an exclusive lock of the client's own, what it wrote is committed now."""
+        """fsync(2): commit, or under an exclusive lock of the client's own only bring the draft to the disk."""
         handle = self.handle(number)
         if isinstance(handle, FileHandle):
             sync = os.fdatasync if data_only else os.fsync
@@ -275,6 +277,8 @@ class Files:
             session.synced = True
             if mailbox.locked_since(self._writer(handle, caller)) is None:
                 await mailbox.commit(handle, patience=0)
+            else:
+                await mailbox.sync(handle)
 
     async def release(self, number: int) -> None:
         """The last descriptor is gone. Nobody hears of an error here, so it goes to the log."""
