@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pathlib
 import pwd
+import re
 import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,9 +25,6 @@ from mailfs.daemon.errors import Exit
 from mailfs.spool.door import Door
 from mailfs.spool.private import PrivateDirectory
 from tests.checking.test_mailbox import HEAD, WHOLE
-
-if TYPE_CHECKING:
-    import pathlib
 
 HOST = socket.gethostname()
 STRANGER = 4_000_000_000  # a uid that no account has
@@ -327,3 +326,10 @@ def test_a_mount_is_said_to_be_one(
     assert code == 0
     assert "`mailfs status`" in text
     assert "`mailfs locks`" in text
+
+
+def test_every_kind_is_documented() -> None:
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "check.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall("`([a-z-]+)`", row)}
+    assert {kind.code for kind in Kind} <= named
