@@ -13,7 +13,7 @@ from mailfs.checking.findings import Finding, Kind, Severity
 from mailfs.control.render import printable
 from mailfs.sessions.record import Damaged, State
 from mailfs.spool.fileio import read_all
-from mailfs.spool.journal import look
+from mailfs.spool.journal import boot_id, look
 from mailfs.spool.mailbox_file import MailboxFile
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def _judged(
     from mailfs.sessions.recovery import What, judge
 
     whole = is_whole(file, header)
-    verdict = judge(_Glance(door, header.name), recovered(file, header), whole=whole)
+    store, session = _Glance(door, header.name), recovered(file, header)
+    verdict = judge(store, session, whole=whole, boot=boot_id())
     severity = Severity.SUSPICIOUS
     if verdict.what is What.NOTHING:
         severity = Severity.INFORMATION

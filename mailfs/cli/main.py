@@ -16,6 +16,7 @@ import click
 import mailfs
 from mailfs.cli.check import check
 from mailfs.cli.mount import mount
+from mailfs.cli.recover import recover
 from mailfs.cli.show import locks, status
 from mailfs.cli.umount import umount
 from mailfs.control.render import printable
@@ -44,7 +45,7 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, locks, status, check):
+for command in (mount, umount, locks, status, recover, check):
     cli.add_command(command)
 
 

@@ -5,6 +5,7 @@ A mount serves it to the kernel (``mount``); ``mailfs recover`` works on it with
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from mailfs.daemon.errors import Exit, MountError
 from mailfs.host.accounts import Accounts
 from mailfs.locking.settings import LockEvent, LockSettings
 from mailfs.locking.table import LockTable
@@ -21,20 +23,46 @@ from mailfs.sessions.surroundings import Surroundings
 from mailfs.spool import dotlock
 from mailfs.spool.backing_lock import BackingSettings
 from mailfs.spool.backing_locks import BackingLocks
+from mailfs.spool.door import Door
 from mailfs.spool.journal import JournalDirectory
 from mailfs.spool.mailbox_file import MailboxFile
+from mailfs.spool.private import PrivateDirectory, SpoolBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mailfs.daemon.config import Config
     from mailfs.locking.model import Tasks
     from mailfs.locking.outside import Outside
-    from mailfs.spool.door import Door, Path
-    from mailfs.spool.private import PrivateDirectory
+    from mailfs.spool.door import Path
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def opened(spool: str) -> Iterator[tuple[Door, PrivateDirectory]]:
+    """A spool and its ``.mailfs`` directory, with nobody else at work on it.
+
+    Raises:
+        MountError: another daemon serves it, or it cannot be used.
+
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            door = stack.enter_context(Door.at(spool))
+            private = PrivateDirectory(door)
+        except SpoolBusyError as busy:
+            message = (
+                f"{spool} is served by another mailfs (pid {busy.pid}): unmount it first; "
+                "if it was detached while busy, it ends when its last user closes its files"
+            )
+            raise MountError(message, Exit.TEMPFAIL) from None
+        except OSError as error:
+            message = f"cannot use {spool}: {error.strerror}; mailfs must be able to write there"
+            raise MountError(message, Exit.NOPERM) from error
+        stack.callback(private.close)
+        yield door, private
 
 
 class Core:
@@ -101,6 +129,10 @@ class Core:
         """Commit what is staged: nobody will write to it any more."""
         for mailbox in list(self.mailboxes.values()):
             await mailbox.settle()
+
+    def leave(self) -> list[bytes]:
+        """Leave what is not committed in the journal, for the next daemon. Returns whose mail that is."""
+        return [name for name, mailbox in self.mailboxes.items() if mailbox.leave()]
 
     def close(self) -> None:
         """Give back locks and what of the journal is free."""

@@ -48,7 +48,7 @@ def leave(door: Door, state: State, *, name: bytes = b"alice") -> bytes:
     slot = journal.slot()
     session = Session(Requester(None, 7, 0), Base(0, N, N), Staging(0, lambda: slot))
     session.write(N, WHOLE)
-    enter(session, state, name, MailboxFile(door, (name,)), journal, at=N)
+    enter(session, state, name, MailboxFile(door, (name,)), journal, at=N, synced=False)
     slot.leave()
     return slot.name
 
