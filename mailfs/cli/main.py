@@ -14,6 +14,7 @@ import sys
 import click
 
 import mailfs
+from mailfs.cli.check import check
 from mailfs.cli.mount import mount
 from mailfs.cli.recover import recover
 from mailfs.cli.show import locks, status
@@ -44,7 +45,7 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, locks, status, recover):
+for command in (mount, umount, locks, status, recover, check):
     cli.add_command(command)
 
 

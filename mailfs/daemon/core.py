@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import socket
-import stat
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -18,7 +17,7 @@ from mailfs.daemon.errors import Exit, MountError
 from mailfs.host.accounts import Accounts
 from mailfs.locking.settings import LockEvent, LockSettings
 from mailfs.locking.table import LockTable
-from mailfs.policy.rights import Credentials, may_write
+from mailfs.policy.rights import may_lock
 from mailfs.sessions.mailbox import Mailbox
 from mailfs.sessions.surroundings import Surroundings
 from mailfs.spool import dotlock
@@ -151,17 +150,14 @@ class Core:
         Where there is no mailbox yet, its account decides, if it is known. The group of a lock file says something
         of its owner only where strangers cannot make files of that group.
         """
-        if uid == 0:
-            return True
-        if file is None:
-            account = self.accounts.cached(path[-1])
-            return account is None or account.uid == uid
-        caller = Credentials(uid, gid, frozenset())
-        if may_write(file.st_uid, file.st_gid, file.st_mode & ~stat.S_IWGRP, caller):
-            return True
-        root = os.fstat(self.door.fileno)
-        open_to_all = bool(root.st_mode & stat.S_IWOTH and root.st_mode & stat.S_ISGID)
-        return not open_to_all and may_write(file.st_uid, file.st_gid, file.st_mode, caller)
+        account = self.accounts.cached(path[-1])
+        return may_lock(
+            uid,
+            gid,
+            (file.st_uid, file.st_gid, file.st_mode) if file else None,
+            account_uid=account.uid if account else None,
+            directory=os.fstat(self.door.fileno).st_mode,
+        )
 
     def _lock_event(self, event: LockEvent) -> None:
         if event.what == "revoked" and event.claim is not None:

@@ -10,8 +10,10 @@ class Exit(enum.IntEnum):
 
     OK = 0
     USAGE = 64  # the command line or a -o option is wrong
-    DATAERR = 65  # a control file does not hold what it should
-    NOINPUT = 66  # the spool or the mountpoint is not a directory; there is no such mount
+    DATAERR = 65  # a control file does not hold what it should; `mailfs check` found damage
+    NOINPUT = (
+        66  # the spool or the mountpoint is not a directory; there is no such mount or mailbox
+    )
     UNAVAILABLE = 69  # a helper or another mailfs is missing or in the way
     SOFTWARE = 70  # a bug of ours
     OSERR = 71  # the system refused a fork, a mount or the like

@@ -322,7 +322,9 @@ class Namespace:
         directory = not node.path or isinstance(node, RescueNode)
         entry.st_mode = (stat.S_IFDIR | 0o555) if directory else (stat.S_IFREG | 0o400)
         if isinstance(node, RescueNode):
-            entry.st_mode |= 0o222  # the kernel lets nobody remove anything otherwise; we decide who may
+            entry.st_mode |= (
+                0o222  # the kernel lets nobody remove anything otherwise; we decide who may
+            )
         entry.st_nlink = 2 if directory else 1
         entry.st_uid = self._context.owner
         now = time.time_ns()
