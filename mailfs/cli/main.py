@@ -14,6 +14,8 @@ import sys
 import click
 
 import mailfs
+from mailfs.cli.append import append
+from mailfs.cli.lock import lock
 from mailfs.cli.mount import mount
 from mailfs.cli.show import locks, status
 from mailfs.cli.umount import umount
@@ -43,7 +45,7 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, locks, status):
+for command in (mount, umount, locks, status, lock, append):
     cli.add_command(command)
 
 

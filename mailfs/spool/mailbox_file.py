@@ -72,12 +72,8 @@ class MailboxFile:
             view = view[written:]
 
     def reserve(self, offset: int, size: int) -> None:
-        """Find out about ENOSPC and EDQUOT now; a filesystem without fallocate says nothing."""
-        try:
-            _fallocate(self._open(), _KEEP_SIZE, offset, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
+        """As the function of that name."""
+        reserve(self._open(), offset, size)
 
     def truncate(self, size: int) -> None:
         """Cut or extend."""
@@ -126,6 +122,15 @@ class MailboxFile:
             raise
         self._fd, self._inode = fd, opened.st_ino
         return fd
+
+
+def reserve(fd: int, offset: int, size: int) -> None:
+    """Find out about ENOSPC and EDQUOT now; a filesystem without fallocate says nothing."""
+    try:
+        _fallocate(fd, _KEEP_SIZE, offset, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def _fallocate(fd: int, mode: int, offset: int, size: int) -> None:
