@@ -65,8 +65,8 @@ def append(*, sender: str | None, timeout: float, spool: str | None, name: str) 
             raise failed(error, "reading the message") from error
         if size == 0:
             raise MountError("there is no message on standard input", Exit.DATAERR)
-        mailbox = Mailbox(place)
         signals = Signals()
+        mailbox = Mailbox(place)
         deadline = Deadline(mailbox, signals, timeout)
         try:
             if mailbox.mounted:

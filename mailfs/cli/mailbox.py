@@ -149,8 +149,8 @@ def _is_mailfs(fd: int) -> bool:
     """Whether a descriptor is the root of a mailfs mount, by the mount it was opened on."""
     if os.fstat(fd).st_ino != _ROOT:
         return False
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-        number = next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        number = next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
     return any(
         mount.id == number and mount.fstype == mountinfo.FSTYPE for mount in mountinfo.mounts()
     )
