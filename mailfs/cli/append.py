@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 IN_MEMORY = 1 << 20
 """Bytes of a message that are kept in memory; a longer one goes to a temporary file."""
 
+NULL_SENDER = b"MAILER-DAEMON"
+"""What stands for the empty sender of a bounce in a separator."""
+
 _WRITE = 1 << 17  # bytes at once through a mount, which the kernel cuts into requests of this size
 
 
@@ -51,7 +54,7 @@ def append(*, sender: str | None, timeout: float, spool: str | None, name: str) 
     is worth trying again if the code is 75: locked, full, or interrupted.
     """
     place = Place.of(name, spool)
-    address = os.fsencode(sender) if sender is not None else None
+    address = None if sender is None else os.fsencode(sender) or NULL_SENDER
     if address is not None and not is_sender(address):
         raise click.UsageError("--from: an address is one word")
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as message:

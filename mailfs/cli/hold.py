@@ -3,8 +3,8 @@
 Through a mount we are an ordinary client. Waiting is flock(2)'s, in the mount's queue and without
 polling; whoever has it makes the lock file too, which is the same lock to the mount, and then lets
 go of the flock, so that the program that runs under the lock may use kernel locks itself. The lock
-file ends with us, however we end. Where it cannot be (a mailbox that does not exist has no flock, a
-name may be too long for ".lock"), the other one has to do.
+file ends with us, however we end. A mailbox that does not exist has no flock: there we have to ask
+for the lock file again and again.
 
 Without a mount it is the lock that mailfs itself takes on real files (`spool.backing_lock`), all of
 it at once or nothing, tried again and again.
@@ -116,50 +116,40 @@ def wait_for_flock(fd: int, deadline: Deadline) -> None:
 
 
 class LockFile:
-    """``X.lock`` in a mount, and the flock in place of it where it cannot be made."""
+    """``X.lock`` in a mount: a view of the lock, so no name is too long and no disk full for it."""
 
     def __init__(self, mailbox: Mailbox, deadline: Deadline) -> None:
         self._door = mailbox.door
         self._path = (mailbox.name + b".lock",)
-        self._fd = -1
-        self._made = False
-        kept = False
-        with contextlib.suppress(FileNotFoundError):
-            self._fd = mailbox.door.open(mailbox.path, os.O_RDWR)
         try:
-            if self._fd >= 0:
-                wait_for_flock(self._fd, deadline)
-            self._made = self._make(deadline)
-            kept = not self._made
+            fd = mailbox.door.open(mailbox.path, os.O_RDWR)
+        except FileNotFoundError:  # nothing to flock
+            self._make(deadline)
+            return
+        try:
+            wait_for_flock(fd, deadline)
+            self._make(deadline)
         finally:
-            if self._fd >= 0 and not kept:
-                os.close(self._fd)
+            os.close(fd)
 
-    def _make(self, deadline: Deadline) -> bool:
+    def _make(self, deadline: Deadline) -> None:
         while True:
             try:
                 fd = self._door.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
                 deadline.pause(random.uniform(*POLL))
-            except OSError as error:
-                if error.errno == errno.ENAMETOOLONG and self._fd >= 0:
-                    return False
-                raise
             else:
                 with contextlib.suppress(OSError):  # what it says is for people
                     os.write(fd, b"%d:%s" % (os.getpid(), os.fsencode(socket.gethostname())))
                 with contextlib.suppress(OSError):
                     os.close(fd)
-                return True
+                return
 
     def touch(self) -> bool:
         """Keep it fresh: whose lock is used is not taken away (`locks.lease`)."""
         now = time.time_ns()
         try:
-            if self._made:
-                self._door.utime_ns(self._path, now, now)
-            else:
-                os.utime(self._fd)
+            self._door.utime_ns(self._path, now, now)
         except OSError:
             return False
         return True
@@ -167,10 +157,7 @@ class LockFile:
     def release(self) -> None:
         """Give it back."""
         with contextlib.suppress(OSError):  # taken from us, or the daemon is gone
-            if self._made:
-                self._door.unlink(self._path)
-            else:
-                os.close(self._fd)
+            self._door.unlink(self._path)
 
 
 class RealLock:

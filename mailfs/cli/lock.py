@@ -55,10 +55,11 @@ def lock(
     command = command[1:] if command[:1] == ("--",) else command
     if not command:
         raise click.UsageError("which COMMAND?")
-    mailbox = Mailbox(Place.of(name, spool))
+    place = Place.of(name, spool)
+    signals = Signals()
+    mailbox = Mailbox(place)
     if not mailbox.exists():
         mailbox.owner()
-    signals = Signals()
     try:
         held = hold(mailbox, Deadline(mailbox, signals, timeout))
     except Stopped as stopped:

@@ -35,7 +35,7 @@ def text(writer: str, number: int = 0, size: int = 300) -> bytes:
 
 
 def command(place: Place, name: str, *options: object, user: User = ROOT) -> list[str]:
-    return [*mailfs("append", "--spool", place.dir, *options, "--", name, user=user)]
+    return mailfs("append", "--spool", place.dir, *options, "--", name, user=user)
 
 
 def started(place: Place, argv: list[str], content: bytes | None) -> subprocess.Popen[bytes]:
@@ -55,18 +55,13 @@ def started(place: Place, argv: list[str], content: bytes | None) -> subprocess.
 def test_by_root_and_by_the_user(place: Place, alice: User) -> None:
     wanted = fill(place, alice)
     place.crew.ok(command(place, alice.name), content=text("root"))
-    argv = command(place, alice.name, "--from", "x@y", user=alice)
+    argv = mailfs("append", "--from", "x@y", place.path(alice), user=alice)
     place.crew.ok(argv, content=message("user", 0))
     settled(place, alice, [*wanted, "root-0", "user-0"])
+    place.crew.ok(command(place, alice.name, "--from", ""), content=text("bounce"))
+    settled(place, alice, [*wanted, "root-0", "user-0", "bounce-0"])
     lines = [line for line in place.content(alice).split(b"\n") if line.startswith(b"From ")]
-    assert lines[-2].startswith(b"From root ")
-    assert lines[-1].startswith(b"From x@y ")
-
-
-@pytest.mark.fuse
-def test_a_path_in_place_of_a_name(place: Place, alice: User) -> None:
-    place.crew.ok([*mailfs("append", place.path(alice), user=alice)], content=text("new"))
-    settled(place, alice, ["new-0"])
+    assert [line.split()[1] for line in lines[-3:]] == [b"root", b"x@y", b"MAILER-DAEMON"]
 
 
 @pytest.mark.fuse
@@ -88,7 +83,6 @@ def test_whose_mailbox_it_is_not(place: Place, alice: User, bob: User, newuser: 
     for name, user, code in (
         (bob.name, alice, Exit.NOPERM),
         (newuser.name, alice, Exit.NOPERM),
-        ("nosuch", alice, Exit.NOINPUT),
         ("nosuch", ROOT, Exit.NOINPUT),
     ):
         done = place.crew.run(command(place, name, user=user), content=text("new"))
@@ -99,14 +93,14 @@ def test_whose_mailbox_it_is_not(place: Place, alice: User, bob: User, newuser: 
 
 @pytest.mark.fuse
 def test_many_at_once(place: Place, alice: User) -> None:
-    argv = command(place, alice.name, user=alice)
+    argv = command(place, alice.name)
     running = [started(place, argv, text(f"w{number}")) for number in range(20)]
     place.crew.finish(running, 50)
     place.holds(alice, [f"w{number}-0" for number in range(20)])
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize("protocol", ["flock", "fcntl", "dotlock-link"])
+@pytest.mark.parametrize("protocol", ["flock", "dotlock-link"])
 def test_who_holds_the_mailbox_is_waited_for(place: Place, alice: User, protocol: str) -> None:
     holder = place.crew.actor(alice)
     holder.do(f"lock({protocol!r}, {place.path(alice)!r})")
@@ -137,7 +131,7 @@ def test_input_that_stalls_keeps_nobody_waiting(place: Place, alice: User) -> No
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_told_to_end_while_it_waits(place: Place, alice: User, number: int) -> None:
     holder = place.crew.actor(alice)
     holder.do(f"lock('flock', {place.path(alice)!r})")
@@ -205,6 +199,7 @@ def test_a_full_disk(small: Place, alice: User, bob: User, size: int) -> None:
     settled(small, bob, ["small-0"])
 
 
+@pytest.mark.fuse
 def test_an_ordinary_user_of_a_plain_spool_is_told(
     machine: pathlib.Path, people: dict[str, User], crew: Crew
 ) -> None:
@@ -213,7 +208,7 @@ def test_an_ordinary_user_of_a_plain_spool_is_told(
     place = Place(spool, spool, crew)
     for argv in (
         command(place, alice.name, user=alice),
-        [*mailfs("lock", "--spool", spool, alice.name, "--", "true", user=alice)],
+        mailfs("lock", "--spool", spool, alice.name, "--", "true", user=alice),
     ):
         done = crew.run(argv, content=text("new"))
         assert done.returncode == Exit.NOPERM
@@ -221,29 +216,29 @@ def test_an_ordinary_user_of_a_plain_spool_is_told(
     assert place.content(alice) == b""
 
 
-@pytest.mark.parametrize("name", ["-alice", "a\nb", "ä", "x" * 251, "x" * 255])
-def test_strange_names(machine: pathlib.Path, people: dict[str, User], crew: Crew, name: str) -> None:
+@pytest.mark.fuse
+@pytest.mark.parametrize("name", ["-alice", "a\nb", "x" * 255])
+def test_strange_names(
+    machine: pathlib.Path, people: dict[str, User], crew: Crew, name: str
+) -> None:
     spool = fresh_spool(machine, people, MODES[0])
     (spool / name).touch()
     place = Place(spool, spool, crew)
     crew.ok(command(place, name), content=b"A: b\n\nx\n")
     assert (spool / name).read_bytes().endswith(b"\nA: b\n\nx\n\n")
-    crew.ok([*mailfs("lock", "--spool", spool, "--", name, "--", "true")])
+    crew.ok(mailfs("lock", "--spool", spool, "--", name, "--", "true"))
     assert [entry.name for entry in spool.iterdir() if ".lock" in entry.name] == []
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize("length", [251, 255])
-def test_long_names_through_a_mount(mail: Place, length: int) -> None:
-    name = "x" * length
+def test_the_longest_name_through_a_mount(mail: Place) -> None:
+    """There its lock file may have a name that no disk would take."""
+    name = "x" * 255
     (mail.spool / name).touch()
     mail.crew.ok(command(mail, name), content=b"A: b\n\nx\n")
     assert (mail.spool / name).read_bytes().endswith(b"\nA: b\n\nx\n\n")
-    inner = [*mailfs("append", "--spool", mail.dir, "--timeout", "0.2", name)]
-    code = f"exec {' '.join(map(repr, inner[:1]))} \"$@\" < /dev/null"
-    assert code  # a second lock is refused while the first is held
-    outer = mailfs("lock", "--spool", mail.dir, name, "--", "flock", "-n", mail.dir / name, "true")
-    assert mail.crew.run([*outer]).returncode in (0, 1)
+    argv = mailfs("lock", "--spool", mail.dir, name, "--", "flock", "-n", mail.dir / name, "true")
+    mail.crew.ok(argv)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +262,7 @@ def test_what_is_refused(arguments: list[str], code: int) -> None:
     assert main(["lock", *arguments, "--", "true"]) == code
 
 
+@pytest.mark.fuse
 def test_what_is_no_mailbox(machine: pathlib.Path, people: dict[str, User], crew: Crew) -> None:
     spool = fresh_spool(machine, people, MODES[0])
     place = Place(spool, spool, crew)
@@ -274,7 +270,7 @@ def test_what_is_no_mailbox(machine: pathlib.Path, people: dict[str, User], crew
     (spool / "link").symlink_to(people["a"].name)
     os.mkfifo(spool / "fifo")
     for name in ("dir", "link", "fifo", "nosuch/x"):
-        argv = command(place, name) if "/" not in name else [*mailfs("append", f"{spool}/{name}")]
+        argv = command(place, name) if "/" not in name else mailfs("append", f"{spool}/{name}")
         done = crew.run(argv, content=text("new"))
         assert done.returncode == Exit.NOINPUT, (name, done.stdout)
     done = crew.run(command(place, people["a"].name))

@@ -50,7 +50,9 @@ def test_a_sender_replaces_the_separator() -> None:
 
 def test_long_lines_stay_whole() -> None:
     line = b"x" * 65530 + b"\r\nFrom y" * 3 + b"z" * 200_000
-    assert text(b"A: b\n\n" + line) == ME + b"A: b\n\n" + line.replace(b"\nFrom", b"\n>From") + b"\n\n"
+    assert (
+        text(b"A: b\n\n" + line) == ME + b"A: b\n\n" + line.replace(b"\nFrom", b"\n>From") + b"\n\n"
+    )
 
 
 def test_senders() -> None:

@@ -139,7 +139,12 @@ def test_other_files_are_left_alone(spool: Path, door: Door) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "owner"),
-    [(0o2775, (7, 8, 0o660)), (0o775, (7, 8, 0o660)), (0o1777, (7, 9, 0o600)), (0o755, (7, 9, 0o600))],
+    [
+        (0o2775, (7, 8, 0o660)),
+        (0o775, (7, 8, 0o660)),
+        (0o1777, (7, 9, 0o600)),
+        (0o755, (7, 9, 0o600)),
+    ],
 )
 def test_whose_a_mailbox_is(mode: int, owner: tuple[int, int, int]) -> None:
     directory = os.stat_result((stat.S_IFDIR | mode, 1, 1, 1, 0, 8, 0, 0, 0, 0))
