@@ -14,7 +14,9 @@ import sys
 import click
 
 import mailfs
+from mailfs.cli.append import append
 from mailfs.cli.check import check
+from mailfs.cli.lock import lock
 from mailfs.cli.mount import mount
 from mailfs.cli.recover import recover
 from mailfs.cli.show import locks, status
@@ -45,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, locks, status, recover, check):
+for command in (mount, umount, locks, status, lock, append, recover, check):
     cli.add_command(command)
 
 
