@@ -26,7 +26,7 @@ from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Kind, Mode, Process, Requester
 from mailfs.sessions.closing import Closing
 from mailfs.sessions.merge import missing_messages
-from mailfs.sessions.readers import Readers
+from mailfs.sessions.readers import Readers, Window
 from mailfs.sessions.session import Base, Session
 from mailfs.sessions.staging import Staging
 from mailfs.sessions.writing import Append, Rewrite
@@ -133,6 +133,22 @@ class Mailbox:
         """The process has read the mailbox to its end."""
         self.refresh()
         self._readers.saw(process, self.now)
+
+    def opened(self, process: Process | None) -> Window | None:
+        """A process has opened the mailbox to read it without our seeing; `closed` must follow."""
+        return self._readers.opened(process, self.now) if process is not None else None
+
+    def closed(self, window: Window) -> None:
+        """What was opened so is closed."""
+        self.refresh()
+        self._readers.closed(window, self.now)
+
+    def unlocking(self, requester: Requester) -> None:
+        """The agent is about to give back a lock of its own, and what it wrote under it is committed."""
+        held = [c.since for c in self.lock.claims if c.explicit and c.agent.same_as(requester)]
+        if held and requester.process is not None:
+            self.refresh()
+            self._readers.unlocked(requester.process, min(held), self.now)
 
     def session_of(self, key: object, process: Process | None) -> Session | None:
         """The draft that is written and read through a handle.
@@ -497,11 +513,11 @@ class Mailbox:
             Refused: STALE.
         """
         self.check_stale(session)
-        base = session.base
-        if self.size <= base.size:
+        known = session.known
+        if self.size <= known:
             return b""
-        horizon = min(base.horizon, self.size)
-        window = self.store.read(base.size, horizon - base.size)
+        horizon = min(session.base.horizon, self.size)
+        window = self.store.read(known, horizon - known)
         later = self.store.read(horizon, self.size - horizon)
         if window:
             window = missing_messages(window, session.read(self.store, 0, session.size))
