@@ -27,6 +27,7 @@ import trio.lowlevel
 from mailfs.control.tree import ControlTree, Numbers
 from mailfs.daemon.config import Config, MountOptions, effective
 from mailfs.daemon.errors import Exit, MountError
+from mailfs.daemon.mountinfo import mount_of
 from mailfs.daemon.watchdog import MNT_DETACH, Watchdog, umount
 from mailfs.fuse import bridge
 from mailfs.fuse.bridge import pyfuse3
@@ -34,6 +35,7 @@ from mailfs.fuse.context import Context, Limits
 from mailfs.fuse.handles import HandleTable
 from mailfs.fuse.nodes import ROOT, FileNode, NodeTable
 from mailfs.fuse.operations import Operations
+from mailfs.fuse.passthrough import Passthrough
 from mailfs.host.accounts import Accounts
 from mailfs.host.processes import ProcessTable
 from mailfs.locking.posix import FileLocks
@@ -68,6 +70,10 @@ ABORTED = (errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN)
 
 SWEEP = 60.0
 """Seconds between two looks for drafts, mailboxes and scratch files nobody needs."""
+
+
+STACKED = ("overlay", "ecryptfs")
+"""File systems on others, which the kernel would pass nothing through to (s_stack_depth, fuse_backing_open)."""
 
 
 def run(
@@ -131,7 +137,8 @@ async def _serve(
     ready: Callable[[], None],
 ) -> int:
     async with trio.open_nursery() as nursery:
-        daemon = Daemon(config, door, private, spool, mountpoint, Background(nursery))
+        passthrough = _passthrough(private, spool, options)
+        daemon = Daemon(config, door, private, passthrough, spool, mountpoint, Background(nursery))
         await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
         refused = daemon.mount(options)
         if refused is None:
@@ -212,6 +219,7 @@ class Daemon:
         config: Config,
         door: Door,
         private: PrivateDirectory,
+        passthrough: Passthrough,
         spool: str,
         mountpoint: str,
         nursery: Background,
@@ -272,12 +280,14 @@ class Daemon:
             scratch_files=Budget("scratch files", policy.scratch_files, trusted),
             scratch_bytes=Budget("scratch bytes", policy.scratch_bytes, trusted),
             open_files=Budget("open files", policy.open_files, trusted),
+            passthrough=passthrough,
         )
         context = self.context
         numbers = Numbers(
             mailboxes=lambda: len(context.mailboxes),
             sessions=lambda: sum(len(m.sessions) for m in context.mailboxes.values()),
             handles=lambda: len(context.handles),
+            readers=lambda: str(context.passthrough),
         )
         limits: dict[str, int | float] = {
             "max_waiters": config.locks.max_waiters,
@@ -293,6 +303,7 @@ class Daemon:
     def mount(self, options: MountOptions) -> MountError | None:
         """Mount; returns why it could not be done."""
         bridge.set_lock_handler(self._operations.locks)
+        bridge.want_passthrough(self.context.passthrough.wanted)
         fuse_options = {"fsname=mailfs", "subtype=mailfs", "default_permissions"}
         fuse_options |= {"nosuid", "nodev", "noexec"}
         if options.allow_other:
@@ -411,6 +422,18 @@ async def _offload(function: Callable[[], T]) -> T:
 
 def _note(mailbox: bytes, event: str, detail: str) -> None:
     log.info("%r: %s: %s", mailbox, event, detail)
+
+
+def _passthrough(private: PrivateDirectory, spool: str, options: MountOptions) -> Passthrough:
+    """Where it is not refused from the start, the first request finds out (the kernel knows of nothing before)."""
+    beneath = mount_of(os.path.realpath(spool))
+    if not options.passthrough:
+        return Passthrough(private.sample, "option no_passthrough")
+    if os.geteuid() != 0:
+        return Passthrough(private.sample, "it needs root")
+    if beneath is not None and beneath.fstype in STACKED:
+        return Passthrough(private.sample, f"the spool is on {beneath.fstype}")
+    return Passthrough(private.sample)
 
 
 def _lock_settings(config: Config) -> LockSettings:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mailfs.fuse.bridge import Caller, LockRequest
     from mailfs.fuse.handles import HandleTable
     from mailfs.fuse.nodes import NodeTable
+    from mailfs.fuse.passthrough import Passthrough
     from mailfs.fuse.replace import Away
     from mailfs.host.accounts import Accounts
     from mailfs.host.processes import HostProcess, ProcessTable
@@ -63,6 +64,7 @@ class Context:
     scratch_files: Budget
     scratch_bytes: Budget
     open_files: Budget
+    passthrough: Passthrough
     mailboxes: dict[bytes, Mailbox] = field(default_factory=dict)
     openers: dict[bytes, Counter[Process]] = field(default_factory=dict)
     replacements: dict[bytes, Away] = field(default_factory=dict)

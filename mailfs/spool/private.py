@@ -102,6 +102,10 @@ class PrivateDirectory:
         """A file without a name, for a draft that is too large for memory."""
         return SpillFile(self._door.open((PRIVATE,), os.O_TMPFILE | os.O_RDWR, 0o600))
 
+    def sample(self) -> int:
+        """A descriptor of some file of the spool, to be closed by the caller."""
+        return os.dup(self._lock)
+
     def rescue(self, name: bytes, uid: int, content: Iterator[bytes], why: str) -> None:
         """Keep what a refused draft contained, owned by the user who wrote it. Never raises."""
         stamp = time.strftime("%Y%m%dT%H%M%S").encode()
