@@ -134,6 +134,7 @@ class Files:
         self._context.passthrough.opened(handle, apart=writable or draft is not None)
         if handle.way is Way.PASSED:
             handle.window = mailbox.opened(process)
+            mailbox.touch(Requester(process, who.uid, who.pid))
         return handle
 
     async def _wait_closed(self, node: MailboxNode) -> None:

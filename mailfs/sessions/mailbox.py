@@ -15,6 +15,7 @@ mailbox's lock and the real file's locks held. A commit goes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections import deque
@@ -140,14 +141,16 @@ class Mailbox:
 
     def closed(self, window: Window) -> None:
         """What was opened so is closed."""
-        self.refresh()
+        with contextlib.suppress(OSError):  # what cannot be looked at is as it was
+            self.refresh()
         self._readers.closed(window, self.now)
 
     def unlocking(self, requester: Requester) -> None:
         """The agent is about to give back a lock of its own, and what it wrote under it is committed."""
         held = [c.since for c in self.lock.claims if c.explicit and c.agent.same_as(requester)]
         if held and requester.process is not None:
-            self.refresh()
+            with contextlib.suppress(OSError):
+                self.refresh()
             self._readers.unlocked(requester.process, min(held), self.now)
 
     def session_of(self, key: object, process: Process | None) -> Session | None:

@@ -220,6 +220,19 @@ def test_copies_are_whole(either: Place, alice: User) -> None:
     assert not examine(either.content(alice), wanted).faults()
 
 
+def test_new_mail_is_known_by_its_times(either: Place, alice: User) -> None:
+    """It is new until somebody has read it: atime < mtime, as with relatime."""
+    fill(either, alice)
+    looking = reader(either, alice)
+    looking.do("get(path); time.sleep(0.02)")
+    size = len(either.content(alice) + NEW)
+    either.crew.actor(alice).do(f"append({either.path(alice)!r}, {NEW!r})")
+    assert looking.do("os.stat(path).st_size") == size
+    assert looking.do("os.stat(path).st_atime_ns < os.stat(path).st_mtime_ns")
+    looking.do("look(fd)")
+    assert looking.do("os.stat(path).st_atime_ns >= os.stat(path).st_mtime_ns")
+
+
 def test_nothing_is_left_of_a_thousand_opens(passed: Place, alice: User) -> None:
     fill(passed, alice)
     assert passed.mailfs
@@ -288,7 +301,7 @@ def test_mutt_deletes_mail_that_came_while_it_was_open(either: Place, alice: Use
     mutt_.settle()
     deliver(either, alice, 0)
     mutt_.send("\x0c")
-    mutt_.wait_for(r"Msgs:4")
+    mutt_.wait_for("new@test")
     mutt_.settle()
     mutt_.send("4\r")
     mutt_.settle()
