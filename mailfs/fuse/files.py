@@ -29,7 +29,15 @@ from mailfs.errors import Cause, Refused
 from mailfs.fuse.bridge import Caller, watch_interrupt
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
-from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
+from mailfs.fuse.nodes import (
+    ControlNode,
+    FileNode,
+    LockNode,
+    MailboxNode,
+    Node,
+    RescueNode,
+    ScratchNode,
+)
 from mailfs.fuse.passthrough import Way
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
@@ -84,6 +92,8 @@ class Files:
 
     async def _open(self, node: Node, flags: int, who: Who) -> Handle:
         number = self._context.handles.number()
+        if isinstance(node, RescueNode) and flags & os.O_ACCMODE == os.O_RDONLY:
+            return FileHandle(number, node, fd=self._namespace.rescue.open(node, who))
         if isinstance(node, ControlNode):
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 raise PermissionError(errno.EACCES, "control files are read")
@@ -169,6 +179,8 @@ class Files:
         mailbox = handle.mailbox
         if not mailbox.settled.is_set():
             await self._wait_settled(handle)
+        if mailbox.stuck is not None:
+            raise OSError(errno.EIO, "the mailbox is half written")
         if handle.opener is not None:
             mailbox.touch(Requester(handle.opener, handle.uid, handle.opener.pid))
         session = mailbox.session_of(handle, handle.opener)
@@ -209,7 +221,7 @@ class Files:
             at = session.place(handle.cursor, offset, mailbox.size)
             if at < session.base.size:
                 mailbox.check_stale(session)
-        session.write(at, data)
+        mailbox.write(session, at, data)
         if handle.opener is not None and caller.pid != handle.opener.pid:
             handle.writer = self._context.processes.find(caller.pid)
         else:
@@ -264,7 +276,7 @@ class Files:
         await mailbox.commit(handle, patience=self._context.limits.flush_wait)
 
     async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:
-        """fsync(2): without an exclusive lock of the client's own, what it wrote is committed now."""
+        """fsync(2): commit, or under an exclusive lock of the client's own only bring the draft to the disk."""
         handle = self.handle(number)
         if isinstance(handle, FileHandle):
             sync = os.fdatasync if data_only else os.fsync
@@ -281,6 +293,8 @@ class Files:
             session.synced = True
             if mailbox.locked_since(self._writer(handle, caller)) is None:
                 await mailbox.commit(handle, patience=0)
+            else:
+                await mailbox.sync(handle)
 
     async def release(self, number: int) -> None:
         """The last descriptor is gone. Nobody hears of an error here, so it goes to the log."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mailfs.locking.model import Requester
     from mailfs.locking.rules import Claim
+    from mailfs.sessions.record import Record
     from mailfs.sessions.staging import Staging
     from mailfs.sessions.storage import Store, Times
 
@@ -67,6 +68,7 @@ class Session:
         synced: the client asked for fsync, so the commit must reach the disk.
         times: time stamps the client set on the draft; they are applied after the commit.
         fenced: the agent lost its lock; nothing of this lands.
+        record: what the journal says of it; None if it is not there.
 
     """
 
@@ -82,6 +84,7 @@ class Session:
     fenced: bool = False
     truncated: bool = False
     last_write: float = 0.0
+    record: Record | None = None
 
     def __post_init__(self) -> None:
         self.size = self.base.size
@@ -204,9 +207,15 @@ class Session:
     def describe(self) -> str:
         """For people: what it would do, and whose it is."""
         what, size = ("rewrite", self.size) if self.rewriting else ("append", self.appended)
+        return f"{what} of {size} bytes by uid {self.requester.uid} {self.who}"
+
+    @property
+    def who(self) -> str:
+        """Its writer, for people."""
+        if self.record is not None:
+            return self.record.who
         process = self.requester.process
-        who = f"{process.name}[{process.pid}]" if process else f"pid {self.requester.pid}"
-        return f"{what} of {size} bytes by uid {self.requester.uid} {who}"
+        return f"{process.name}[{process.pid}]" if process else f"pid {self.requester.pid}"
 
     def close(self) -> None:
         """Drop what was staged."""

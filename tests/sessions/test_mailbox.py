@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from mailfs.errors import Cause, Refused
 from mailfs.locking import Mode
+from mailfs.sessions.record import State
 from mailfs.sessions.session import Cursor
 from tests.locking.fakes import in_trio
 from tests.sessions.fakes import world
@@ -210,7 +211,7 @@ async def test_a_full_disk_leaves_the_mailbox_as_it_was() -> None:
 
 
 @in_trio
-async def test_a_deferred_append_that_fails_is_rescued() -> None:
+async def test_a_deferred_append_that_fails_is_tried_again() -> None:
     async with world(A) as w:
         holder, one = w.client("holder"), w.client("writer")
         claim = w.mailbox.lock.dotlock(holder)
@@ -220,7 +221,11 @@ async def test_a_deferred_append_that_fails_is_rescued() -> None:
         w.mailbox.lock.release(claim)
         await wait_all_tasks_blocked()
         assert w.store.content == A
-        assert [text for text, _ in w.rescued] == [B]
+        assert [record.state for record in w.journal.records] == [State.PENDING]
+        w.store.failing = None
+        await trio.sleep(2)
+        assert w.store.content == A + B
+        assert w.journal.records == []
 
 
 @in_trio
@@ -415,4 +420,4 @@ async def test_an_unmount_does_not_wait_for_ever_for_a_program_outside() -> None
         with trio.fail_after(30):
             await w.mailbox.settle()
         assert w.store.content == A
-        assert [text for text, _ in w.rescued] == [B]
+        assert [record.state for record in w.journal.records] == [State.PENDING]
