@@ -206,3 +206,19 @@ async def test_a_reader_that_appends() -> None:
         w.save(reader, A)
         await w.close(reader)
         assert w.store.content == A + C, "its own mail it knows"
+
+
+@in_trio
+async def test_the_journal_tells_what_was_surely_read() -> None:
+    """A daemon that finishes a deferred save compares the same messages."""
+    async with world(A) as w:
+        reader, holder = w.client("mutt"), w.client("holder")
+        opened(w, reader)
+        await deliver(w, B, C)
+        w.mailbox.lock.dotlock(holder)
+        session = w.mailbox.draft(reader.process, reader)
+        session.truncate(len(A + B))
+        await w.close(reader, patience=0)
+        assert session.record is not None
+        assert (session.record.base, session.record.horizon) == (len(A), len(A + B + C))
+        assert (session.record.size, session.record.floor) == (len(A + B), len(A + B))
