@@ -29,6 +29,7 @@ from mailfs.daemon.background import Background
 from mailfs.daemon.config import Config, MountOptions, effective
 from mailfs.daemon.core import Core, offload, opened
 from mailfs.daemon.errors import Exit, MountError
+from mailfs.daemon.mountinfo import mount_of
 from mailfs.daemon.recovery import recover
 from mailfs.daemon.watchdog import MNT_DETACH, Watchdog, umount
 from mailfs.fuse import bridge
@@ -37,6 +38,7 @@ from mailfs.fuse.context import Context, Limits
 from mailfs.fuse.handles import HandleTable
 from mailfs.fuse.nodes import ROOT, FileNode, NodeTable
 from mailfs.fuse.operations import Operations
+from mailfs.fuse.passthrough import Passthrough
 from mailfs.host.processes import ProcessTable
 from mailfs.locking.posix import FileLocks
 from mailfs.policy.budgets import Budget
@@ -63,6 +65,10 @@ ABORTED = (errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN)
 
 SWEEP = 60.0
 """Seconds between two looks for drafts, mailboxes and scratch files nobody needs."""
+
+
+STACKED = ("overlay", "ecryptfs")
+"""File systems on others, which the kernel would pass nothing through to (s_stack_depth, fuse_backing_open)."""
 
 
 def run(
@@ -118,7 +124,7 @@ async def _serve(
         except OSError as error:
             refused = MountError(f"the journal of {spool}: {error}", Exit.IOERR)
         else:
-            daemon = Daemon(core, spool, mountpoint)
+            daemon = Daemon(core, _passthrough(private, spool, options), spool, mountpoint)
             await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
             refused = daemon.mount(options)
             if refused is None:
@@ -172,7 +178,7 @@ async def _tell_ready(ready: Callable[[], None]) -> None:
 class Daemon:
     """One mount and all that belongs to it."""
 
-    def __init__(self, core: Core, spool: str, mountpoint: str) -> None:
+    def __init__(self, core: Core, passthrough: Passthrough, spool: str, mountpoint: str) -> None:
         self.core = core
         self._config = config = core.config
         self._private = private = core.private
@@ -207,12 +213,14 @@ class Daemon:
             scratch_files=Budget("scratch files", policy.scratch_files, trusted),
             scratch_bytes=Budget("scratch bytes", policy.scratch_bytes, trusted),
             open_files=Budget("open files", policy.open_files, trusted),
+            passthrough=passthrough,
         )
         context = self.context
         numbers = Numbers(
             mailboxes=lambda: len(context.mailboxes),
             sessions=lambda: sum(len(m.sessions) for m in context.mailboxes.values()),
             handles=lambda: len(context.handles),
+            readers=lambda: str(context.passthrough),
         )
         limits: dict[str, int | float] = {
             "max_waiters": config.locks.max_waiters,
@@ -228,6 +236,7 @@ class Daemon:
     def mount(self, options: MountOptions) -> MountError | None:
         """Mount; returns why it could not be done."""
         bridge.set_lock_handler(self._operations.locks)
+        bridge.want_passthrough(self.context.passthrough.wanted)
         fuse_options = {"fsname=mailfs", "subtype=mailfs", "default_permissions"}
         fuse_options |= {"nosuid", "nodev", "noexec"}
         if options.allow_other:
@@ -302,6 +311,18 @@ def _unmount(mountpoint: str, *, lazily: bool) -> None:
     done = subprocess.run(command, capture_output=True, check=False, timeout=10)
     if done.returncode != 0:
         raise OSError(16, "fusermount3 could not unmount it", mountpoint)
+
+
+def _passthrough(private: PrivateDirectory, spool: str, options: MountOptions) -> Passthrough:
+    """Where it is not refused from the start, the first request finds out (the kernel knows of nothing before)."""
+    beneath = mount_of(os.path.realpath(spool))
+    if not options.passthrough:
+        return Passthrough(private.sample, "option no_passthrough")
+    if os.geteuid() != 0:
+        return Passthrough(private.sample, "it needs root")
+    if beneath is not None and beneath.fstype in STACKED:
+        return Passthrough(private.sample, f"the spool is on {beneath.fstype}")
+    return Passthrough(private.sample)
 
 
 def _directory_mode(text: str) -> int | None:

@@ -240,10 +240,12 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         allow_other: every user may use the mount, not only the one who made it.
+        passthrough: the kernel may read mailboxes by itself, where it can.
 
     """
 
     allow_other: bool
+    passthrough: bool = True
 
 
 class Key(NamedTuple):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mailfs.fuse.bridge import Caller, LockRequest
     from mailfs.fuse.handles import HandleTable
     from mailfs.fuse.nodes import NodeTable
+    from mailfs.fuse.passthrough import Passthrough
     from mailfs.fuse.replace import Away
     from mailfs.host.accounts import Accounts
     from mailfs.host.processes import HostProcess, ProcessTable
@@ -62,6 +63,7 @@ class Context:
     scratch_files: Budget
     scratch_bytes: Budget
     open_files: Budget
+    passthrough: Passthrough
     mailbox: Callable[[bytes], Mailbox]  # of a name, whether or not its file exists
     mailboxes: dict[bytes, Mailbox]  # those something is known of
     openers: dict[bytes, Counter[Process]] = field(default_factory=dict)

@@ -339,6 +339,7 @@ class Entries:
                 await self._context.mailbox(mailbox).commit_own(
                     requester, lock.releasable(requester)
                 )
+            self._context.mailbox(mailbox).unlocking(requester)
         except Refused as refusal:
             if refusal.cause is not Cause.FENCED:
                 raise

@@ -38,6 +38,7 @@ from mailfs.fuse.nodes import (
     RescueNode,
     ScratchNode,
 )
+from mailfs.fuse.passthrough import Way
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
 
@@ -139,6 +140,11 @@ class Files:
             raise
         if process is not None:
             self._context.openers.setdefault(mailbox.name, Counter())[process] += 1
+        draft = mailbox.session_of(handle, process)
+        self._context.passthrough.opened(handle, apart=writable or draft is not None)
+        if handle.way is Way.PASSED:
+            handle.window = mailbox.opened(process)
+            mailbox.touch(Requester(process, who.uid, who.pid))
         return handle
 
     async def _wait_closed(self, node: MailboxNode) -> None:
@@ -307,6 +313,9 @@ class Files:
     async def _release_mailbox(self, handle: MailboxHandle) -> None:
         mailbox = handle.mailbox
         opener = handle.opener
+        self._context.passthrough.closed(handle)
+        if handle.window is not None:
+            mailbox.closed(handle.window)
         if opener is not None:
             openers = self._context.openers.get(mailbox.name, Counter())
             openers[opener] -= 1

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailfs.fuse.passthrough import Way
 from mailfs.sessions.session import Cursor
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from mailfs.fuse.nodes import Node
     from mailfs.locking.model import Process
     from mailfs.sessions.mailbox import Mailbox
+    from mailfs.sessions.readers import Window
 
 
 @dataclass(eq=False, slots=True)
@@ -69,6 +71,9 @@ class MailboxHandle(Handle):
         writer: the process that wrote through it last.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
+        way: how it reads and writes.
+        backing: the kernel's id of the real file its node is passed through to; None: it is not.
+        window: what its opener may have read through it, where its reads do not reach us.
 
     """
 
@@ -78,6 +83,14 @@ class MailboxHandle(Handle):
     writer: Process | None = None
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
+    way: Way = Way.DIRECT
+    backing: int | None = None
+    window: Window | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Passed through: there are pages only of the real file."""
+        return self.way is Way.PASSED
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -333,11 +333,11 @@ class Commits(Drafts):
             Refused: STALE.
         """
         self.check_stale(session)
-        base = session.base
-        if self.size <= base.size:
+        known = session.known
+        if self.size <= known:
             return b""
-        horizon = min(base.horizon, self.size)
-        window = self.store.read(base.size, horizon - base.size)
+        horizon = min(session.base.horizon, self.size)
+        window = self.store.read(known, horizon - known)
         later = self.store.read(horizon, self.size - horizon)
         if window:
             window = missing_messages(window, session.read(self.store, 0, session.size))

@@ -5,6 +5,7 @@ Nothing here changes the real file; that is ``commits``' business.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Mode, Process, Requester
 from mailfs.sessions.closing import Closing
 from mailfs.sessions.journalling import enter
-from mailfs.sessions.readers import Readers
+from mailfs.sessions.readers import Readers, Window
 from mailfs.sessions.record import State
 from mailfs.sessions.session import Base, Session
 from mailfs.sessions.staging import Staging
@@ -119,6 +120,24 @@ class Drafts:
         """The process has read the mailbox to its end."""
         self.refresh()
         self._readers.saw(process, self.now)
+
+    def opened(self, process: Process | None) -> Window | None:
+        """A process has opened the mailbox to read it without our seeing; `closed` must follow."""
+        return self._readers.opened(process, self.now) if process is not None else None
+
+    def closed(self, window: Window) -> None:
+        """What was opened so is closed."""
+        with contextlib.suppress(OSError):  # what cannot be looked at is as it was
+            self.refresh()
+        self._readers.closed(window, self.now)
+
+    def unlocking(self, requester: Requester) -> None:
+        """The agent is about to give back a lock of its own, and what it wrote under it is committed."""
+        held = [c.since for c in self.lock.claims if c.explicit and c.agent.same_as(requester)]
+        if held and requester.process is not None:
+            with contextlib.suppress(OSError):
+                self.refresh()
+            self._readers.unlocked(requester.process, min(held), self.now)
 
     def session_of(self, key: object, process: Process | None) -> Session | None:
         """The draft that is written and read through a handle.

@@ -63,7 +63,7 @@ def enter(
         boot=journal.boot,
         uid=session.requester.uid,
         who=session.who,
-        base=session.base.size,
+        base=session.known if session.rewriting else session.base.size,
         horizon=session.base.horizon,
         floor=session.floor,
         size=session.size,
