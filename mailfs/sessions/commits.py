@@ -268,6 +268,7 @@ class Commits(Drafts):
             raise
         except OSError:
             self._reserved = 0
+            self._own_change()  # it was cut back
             raise
         finally:
             self.store.rest()
@@ -359,15 +360,11 @@ class Commits(Drafts):
         if self.stuck is not None and self.stuck.session is session:
             return
         if session.times is not None:
-            self._set_times(session.times)
+            try:
+                self.set_times(session.times)
+            except OSError as error:
+                log.info("%r: time stamps not set: %s", self.name, error)
         session.close()
-
-    def _set_times(self, times: Times) -> None:
-        try:
-            self.store.set_times(times)
-        except OSError as error:
-            log.info("%r: time stamps not set: %s", self.name, error)
-        self._state = self.store.state()
 
     # Room that was set aside
 

@@ -24,7 +24,7 @@ from mailfs.sessions.staging import Staging
 if TYPE_CHECKING:
     from mailfs.locking.mailbox import MailboxLock
     from mailfs.locking.rules import Claim
-    from mailfs.sessions.storage import FileState, Store
+    from mailfs.sessions.storage import FileState, Store, Times
     from mailfs.sessions.surroundings import Surroundings
     from mailfs.sessions.writing import Work
 
@@ -87,9 +87,7 @@ class Drafts:
         if state != before:
             self._state = state
             self.version += 1
-            grown = before and state and state.inode == before.inode and state.size > before.size
-            same = before and state and state[:2] == before[:2]
-            if not grown and not same:
+            if not (before and state and state.inode == before.inode and state.size > before.size):
                 self._rewritten()
                 self._around.note(self.name, "changed outside", f"{before} -> {state}")
         return self.size
@@ -204,8 +202,25 @@ class Drafts:
             return
         start = max(self.size, self._reserved)
         end += -end % BLOCK
-        self.store.reserve(start, end - start)
+        self.refresh()
+        try:
+            self.store.reserve(start, end - start)
+        finally:
+            self._own_change()
         self._reserved = end
+
+    def set_times(self, times: Times) -> None:
+        """Set the mailbox's time stamps. Raises OSError."""
+        self.refresh()
+        try:
+            self.store.set_times(times)
+        finally:
+            self._own_change()
+
+    def _own_change(self) -> None:
+        """What the real file looks like now is our doing (fallocate(2) sets its mtime)."""
+        if self.settled.is_set() and self.stuck is None:
+            self._state = self.store.state()
 
     async def sync(self, key: object) -> None:
         """fsync(2) under a lock of the client's own: the draft is on the disk, and still a draft.

@@ -57,7 +57,7 @@ class FakeStore:
         self.changes += 1
 
     def reserve(self, offset: int, size: int) -> None:
-        pass
+        self.changes += 1  # fallocate(2) sets mtime
 
     def truncate(self, size: int) -> None:
         assert self.text is not None
@@ -70,6 +70,7 @@ class FakeStore:
 
     def set_times(self, times: Times) -> None:
         self.times.append(times)
+        self.changes += 1
 
     def create_again(self) -> None:
         self.text = bytearray()

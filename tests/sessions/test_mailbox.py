@@ -12,6 +12,7 @@ from mailfs.errors import Cause, Refused
 from mailfs.locking import Mode
 from mailfs.sessions.record import State
 from mailfs.sessions.session import Cursor
+from mailfs.sessions.storage import Times
 from tests.locking.fakes import in_trio
 from tests.sessions.fakes import world
 from tests.sessions.test_merge import message
@@ -421,3 +422,32 @@ async def test_an_unmount_does_not_wait_for_ever_for_a_program_outside() -> None
             await w.mailbox.settle()
         assert w.store.content == A
         assert [record.state for record in w.journal.records] == [State.PENDING]
+
+
+@in_trio
+async def test_a_change_outside_that_leaves_the_size_is_a_rewrite() -> None:
+    async with world(A) as w:
+        one = w.client("vi")
+        w.read(one)
+        w.store.write(0, A[:4])  # a new mtime and nothing else
+        with pytest.raises(Refused) as refused:
+            w.save(one, B)
+        assert refused.value.cause is Cause.STALE
+
+
+@in_trio
+async def test_what_we_do_to_the_times_is_no_change_outside() -> None:
+    async with world(A) as w:
+        one, two, three = w.client("vi"), w.client("cat"), w.client("dd")
+        w.read(one)
+        w.append(two, B)  # room is set aside
+        w.mailbox.discard(two.process, "killed")
+        w.mailbox.set_times(Times(1, 2))
+        w.append(three, B)
+        w.store.failing = OSError(errno.ENOSPC, "full")
+        with pytest.raises(OSError, match="full"):
+            await w.close(three)
+        w.store.failing = None
+        w.save(one, C)
+        await w.close(one)
+        assert w.store.content == C
