@@ -9,7 +9,7 @@ import trio
 
 from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Kind, Mode
-from mailfs.sessions.commits import Commits
+from mailfs.sessions.images import Images
 from mailfs.sessions.merge import missing_messages
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SETTLE = 10.0
 """Seconds that an unmount waits for a mailbox which a program outside the mount has locked."""
 
 
-class Mailbox(Commits):
+class Mailbox(Images):
     """The state of one mailbox name."""
 
     async def commit_own(self, requester: Requester, claim: Claim | None = None) -> None:
@@ -34,6 +34,7 @@ class Mailbox(Commits):
             requester: who gives it back: its own drafts.
             claim: the lock: drafts of the process it belongs to, if a helper (``dotlockfile -u``) gives it back.
         """
+        await self.keep_changes(requester.process)
         users = [requester.process]
         if claim is not None:
             users += [claim.agent.home, claim.agent.user]
@@ -119,6 +120,8 @@ class Mailbox(Commits):
 
     async def settle(self) -> None:
         """Commit everything now, whoever holds the mailbox: the mount is going away and with it all its clients."""
+        if self._image is not None:
+            await self.undo_changes(self._image.session.requester.process, "unmount")
         for key in list(self.sessions):
             try:
                 await self.commit(key, patience=0, reported=False)

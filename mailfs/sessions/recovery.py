@@ -74,7 +74,7 @@ def judge(store: Store, session: Session, *, whole: bool, boot: str) -> Verdict:
             return Verdict(What.RESCUE, "its writer had not finished")
         case State.PENDING:
             return Verdict(What.COMMIT, "its writer was told of success")
-        case State.COMMITTED if record.rewrite:
+        case State.COMMITTED | State.IMAGE if record.rewrite:
             return _judge_rewrite(store, record)
         case _:
             return _judge_append(store, session, record)
@@ -107,6 +107,8 @@ def _judge_rewrite(store: Store, record: Record) -> Verdict:
     if state is None or found is None or state.inode != found.inode:
         return Verdict(What.RESCUE, "the mailbox was replaced since")
     most = max(found.size, record.size + record.kept[1] + 1)
+    if record.state is State.IMAGE:  # how long its writer has made it, nobody knows
+        return Verdict(What.FINISH, "its writer had not finished: what was there is restored")
     return Verdict(What.FINISH, "a rewrite was begun", foreign=max(0, state.size - most))
 
 

@@ -57,6 +57,8 @@ class FakeStore:
         self.changes += 1
 
     def reserve(self, offset: int, size: int) -> None:
+        assert offset >= 0
+        assert size > 0
         self.changes += 1  # fallocate(2) sets mtime
 
     def truncate(self, size: int) -> None:
