@@ -9,8 +9,8 @@ that is ending cannot be killed while its flush waits). When a mailbox's draft i
   and closes one), and RELEASE decides;
 * flush by another process that has inherited the descriptor: nothing yet;
 * release, when the last descriptor is gone: commit;
-* release, when the process that wrote last has died by a signal: discard. What an earlier one left passes on to
-  those who hold the handle still, and is theirs to finish.
+* release, when the process that wrote last has died by a signal, or its opener after that process had ended: discard.
+  What an earlier one left passes on to those who hold the handle still, and is theirs to finish.
 """
 
 from __future__ import annotations
@@ -251,10 +251,14 @@ class Files:
         closer = self._context.processes.find(caller.pid)
         if closer is None or closer is not handle.opener:
             return
+        if closer.exiting and await closer.being_killed():
+            # The last descriptor's release tells whether anybody else goes on with it. If those who wrote for it are
+            # done (a shell's commands), nobody does unless he writes, and what there is may be half a message.
+            if handle.writer is None or not handle.writer.alive:
+                handle.writer = closer
+            return
         if not first or closer.has_descriptor_named(mailbox.name):
             return
-        if closer.exiting and await closer.being_killed():
-            return  # the last descriptor's release tells whether anybody else goes on with it
         await mailbox.commit(handle, patience=self._context.limits.flush_wait)
 
     async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:

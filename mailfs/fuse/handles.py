@@ -66,7 +66,8 @@ class MailboxHandle(Handle):
     Attributes:
         fd: the inode it was opened on, for reading; it stays readable when another file is renamed over the mailbox.
         opener: the process that opened it.
-        writer: the process that wrote through it last.
+        writer: who decides by its end what becomes of the draft: the process that wrote through it last, or the opener
+            that was killed after that.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
 

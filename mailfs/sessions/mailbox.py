@@ -511,7 +511,9 @@ class Mailbox:
         return window + later
 
     def _rescue(self, session: Session, why: str) -> None:
-        store = self.store if self.store.state() is not None else None
+        # Laid over a text that it was not made for it would be neither's.
+        same = self.store.state() is not None and session.base.rewrites == self.rewrites
+        store = self.store if same else None
         self._around.rescue(self.name, session.requester.uid, session.remains(store), why)
 
     def _end(self, session: Session) -> None:
