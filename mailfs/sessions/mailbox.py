@@ -331,10 +331,13 @@ class Mailbox:
                 line.
 
         Raises:
-            Refused: STALE if the mailbox was rewritten since the agent read it, LOCK_HELD if somebody holds it.
+            Refused: STALE if the mailbox was rewritten since the agent read it, LOCK_HELD if somebody holds it, FENCED
+                if the agent lost its lock.
             OSError: of the backing filesystem.
 
         """
+        if self.lock.fenced(requester):
+            raise Refused(Cause.FENCED, repr(requester))
         claim = self.lock.try_commit(requester, Mode.WRITE)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
