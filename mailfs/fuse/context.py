@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailfs.fuse.nodes import MailboxNode
 from mailfs.locking.model import Process, Requester
 from mailfs.policy import acl
 from mailfs.policy.rights import Credentials, may_remove, may_write, may_write_new
@@ -81,8 +82,13 @@ class Context:
             lock.refresh()
 
     def drop_idle(self) -> None:
-        """Forget mailboxes nothing is known of that could not be found out again."""
+        """Forget mailboxes nothing is known of that could not be found out again.
+
+        One whose node the kernel knows stays, however idle: it would be used through the node while others made a
+        second one of the same name, and what a program has read would be unknown when it saves by renaming.
+        """
         used = {name for name, openers in self.openers.items() if openers}
+        used |= {node.mailbox.name for node in self.nodes if isinstance(node, MailboxNode)}
         for name, mailbox in list(self.mailboxes.items()):
             if name not in used and mailbox.idle:
                 mailbox.store.rest()

@@ -9,8 +9,8 @@ that is ending cannot be killed while its flush waits). When a mailbox's draft i
   and closes one), and RELEASE decides;
 * flush by another process that has inherited the descriptor: nothing yet;
 * release, when the last descriptor is gone: commit;
-* release, when the process that wrote last has died by a signal: discard. What an earlier one left passes on to
-  those who hold the handle still, and is theirs to finish.
+* release, when the process that wrote last has died by a signal, or its opener after that process had ended: discard.
+  What an earlier one left passes on to those who hold the handle still, and is theirs to finish.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from mailfs.fuse.namespace import Namespace
     from mailfs.fuse.replace import Replacing
+    from mailfs.locking.model import Process
     from mailfs.spool.door import Path
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ class Files:
         handle = MailboxHandle(number, node, mailbox=mailbox, fd=fd, opener=process)
         try:
             handle.cursor.told = mailbox.refresh()
+            handle.opened = mailbox.now
             if flags & os.O_TRUNC and writable:
                 session = mailbox.draft(handle, who.requester(mailbox.name, may_write=True))
                 mailbox.check_stale(session)
@@ -187,9 +189,18 @@ class Files:
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
         text = os.pread(handle.fd, size, offset)
-        if handle.opener is not None and offset + len(text) >= mailbox.size:
-            mailbox.saw(handle.opener)
+        if handle.opener is not None:
+            self._note_read(handle, handle.opener, offset + len(text))
         return text
+
+    @staticmethod
+    def _note_read(handle: MailboxHandle, process: Process, end: int) -> None:
+        """A process has read to ``end``: all there is, or all there was when it opened the mailbox."""
+        mailbox = handle.mailbox
+        if end >= mailbox.size:
+            mailbox.saw(process)
+        elif end == handle.opened.size and handle.opened.rewrites == mailbox.rewrites:
+            mailbox.saw(process, handle.opened)
 
     async def _wait_settled(self, handle: MailboxHandle) -> None:
         """Wait for the end of a commit that is being written, or for the client to give up."""
@@ -269,10 +280,14 @@ class Files:
         closer = self._context.processes.find(caller.pid)
         if closer is None or closer is not handle.opener:
             return
+        if closer.exiting and await closer.being_killed():
+            # The last descriptor's release tells whether anybody else goes on with it. If those who wrote for it are
+            # done (a shell's commands), nobody does unless he writes, and what there is may be half a message.
+            if handle.writer is None or not handle.writer.alive:
+                handle.writer = closer
+            return
         if not first or closer.has_descriptor_named(mailbox.name):
             return
-        if closer.exiting and await closer.being_killed():
-            return  # the last descriptor's release tells whether anybody else goes on with it
         await mailbox.commit(handle, patience=self._context.limits.flush_wait)
 
     async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mailfs.fuse.passthrough import Way
-from mailfs.sessions.session import Cursor
+from mailfs.sessions.session import Base, Cursor
 
 if TYPE_CHECKING:
     from mailfs.fuse.lockfile import LockFile
@@ -68,9 +68,11 @@ class MailboxHandle(Handle):
     Attributes:
         fd: the inode it was opened on, for reading; it stays readable when another file is renamed over the mailbox.
         opener: the process that opened it.
-        writer: the process that wrote through it last.
+        writer: who decides by its end what becomes of the draft: the process that wrote through it last, or the opener
+            that was killed after that.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
+        opened: the mailbox as it was then.
         way: how it reads and writes.
         backing: the kernel's id of the real file its node is passed through to; None: it is not.
         window: what its opener may have read through it, where its reads do not reach us.
@@ -83,6 +85,7 @@ class MailboxHandle(Handle):
     writer: Process | None = None
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
+    opened: Base = Base(0, 0, 0)
     way: Way = Way.DIRECT
     backing: int | None = None
     window: Window | None = None

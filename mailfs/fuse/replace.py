@@ -123,8 +123,8 @@ class Replacing:
         context.nodes.detach(scratch)
         self._done(name)
 
-    def away(self, name: bytes, target: bytes, who: Who) -> None:
-        """Rename a mailbox to a scratch name, for this agent only."""
+    async def away(self, name: bytes, target: bytes, who: Who) -> None:
+        """Rename a mailbox to a scratch name, for this agent only. What it has written is committed first."""
         context = self._context
         found = context.door.stat((name,))
         if not who.may_remove(found):
@@ -132,6 +132,7 @@ class Replacing:
         process = who.process
         if process is None:
             raise Refused(Cause.NOT_ALLOWED, "renaming away needs a process we can see")
+        await context.mailbox(name).commit_own(who.requester(name, may_write=True))
         if name in context.replacements:
             self.restore(context.replacements[name])
         alias = (*context.private.scratch(who.uid), target)

@@ -348,7 +348,9 @@ class Commits(Drafts):
         return window + later
 
     def _rescue(self, session: Session, why: str) -> bool:
-        store = self.store if self.store.state() is not None else None
+        # Laid over a text that it was not made for it would be neither's.
+        same = self.store.state() is not None and session.base.rewrites == self.rewrites
+        store = self.store if same else None
         kept = self._around.rescue(self.name, session.requester.uid, session.remains(store), why)
         if not kept and session.record is not None:
             session.staging.leave()  # in the journal, for the next daemon

@@ -114,10 +114,10 @@ class Drafts:
 
     # What its readers know
 
-    def saw(self, process: Process) -> None:
-        """The process has read the mailbox to its end."""
+    def saw(self, process: Process, base: Base | None = None) -> None:
+        """The process has read the mailbox to its end, or to what was its end."""
         self.refresh()
-        self._readers.saw(process, self.now)
+        self._readers.saw(process, base or self.now)
 
     def opened(self, process: Process | None) -> Window | None:
         """A process has opened the mailbox to read it without our seeing; `closed` must follow."""

@@ -61,10 +61,13 @@ class Mailbox(Images):
                 line.
 
         Raises:
-            Refused: STALE if the mailbox was rewritten since the agent read it, LOCK_HELD if somebody holds it.
+            Refused: STALE if the mailbox was rewritten since the agent read it, LOCK_HELD if somebody holds it, FENCED
+                if the agent lost its lock.
             OSError: of the backing filesystem.
 
         """
+        if self.lock.fenced(requester):
+            raise Refused(Cause.FENCED, repr(requester))
         claim = self.lock.try_commit(requester, Mode.WRITE)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
@@ -99,6 +102,8 @@ class Mailbox(Images):
 
         """
         await self.commit_own(requester)
+        if self.lock.fenced(requester):
+            raise Refused(Cause.FENCED, repr(requester))
         claim = self.lock.try_commit(requester, Mode.WRITE)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be removed now")

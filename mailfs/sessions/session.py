@@ -194,7 +194,7 @@ class Session:
         """What is worth rescuing: appended messages, or the whole text of a rewrite, in chunks.
 
         Args:
-            store: the mailbox; None if it is gone, and with it what the session did not write itself.
+            store: the mailbox; None if it is gone or was rewritten, and with it what the session did not write itself.
         """
         if not self.rewriting:
             yield from self.tail()
