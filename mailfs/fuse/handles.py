@@ -61,6 +61,9 @@ class FileHandle(Handle):
         os.close(self.fd)
 
 
+UNKNOWN = Base(0, 0, 0)
+
+
 @dataclass(eq=False, slots=True)
 class MailboxHandle(Handle):
     """A mailbox.
@@ -85,7 +88,7 @@ class MailboxHandle(Handle):
     writer: Process | None = None
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
-    opened: Base = Base(0, 0, 0)
+    opened: Base = UNKNOWN
     way: Way = Way.DIRECT
     backing: int | None = None
     window: Window | None = None

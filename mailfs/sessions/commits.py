@@ -341,7 +341,8 @@ class Commits(Drafts):
         window = self.store.read(known, horizon - known)
         later = self.store.read(horizon, self.size - horizon)
         if window:
-            window = missing_messages(window, session.read(self.store, 0, session.size))
+            saved = session.read(self.store, 0, session.size)
+            window = missing_messages(window, saved, lambda: self.store.read(0, known))
         if window or later:
             kept = len(window) + len(later)
             self._around.note(self.name, "merge", f"{kept} bytes of newer mail kept behind a save")

@@ -82,7 +82,11 @@ class Mailbox(Images):
             if self.size > base.size:
                 horizon = min(base.horizon, self.size)
                 text = content()
-                window = missing_messages(self.store.read(base.size, horizon - base.size), text)
+                window = missing_messages(
+                    self.store.read(base.size, horizon - base.size),
+                    text,
+                    lambda: self.store.read(0, base.size),
+                )
                 kept = window + self.store.read(horizon, self.size - horizon)
                 ends_line = not text or text.endswith(b"\n")
             await swap(kept, ends_line)
