@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
+import trio.testing
 
 from mailfs.locking import LockSettings, LockTable, Requester
 from mailfs.sessions.mailbox import Mailbox
@@ -196,6 +197,10 @@ class World:
         assert client.process is not None
         self.mailbox.saw(client.process)
         return self.store.content
+
+    async def settled(self) -> None:
+        """What was deferred is committed."""
+        await trio.testing.wait_all_tasks_blocked()
 
     async def close(self, client: Requester, patience: float = 2) -> None:
         await self.mailbox.commit(client.process, patience=patience)
