@@ -40,6 +40,7 @@ from mailfs.locking.posix import FileLocks
 from mailfs.locking.settings import LockEvent, LockSettings
 from mailfs.locking.table import LockTable
 from mailfs.policy.budgets import Budget
+from mailfs.policy.programs import Programs
 from mailfs.policy.rights import Credentials, may_write
 from mailfs.sessions.surroundings import Surroundings
 from mailfs.spool import dotlock
@@ -272,6 +273,7 @@ class Daemon:
             scratch_files=Budget("scratch files", policy.scratch_files, trusted),
             scratch_bytes=Budget("scratch bytes", policy.scratch_bytes, trusted),
             open_files=Budget("open files", policy.open_files, trusted),
+            programs=_programs(config),
         )
         context = self.context
         numbers = Numbers(
@@ -424,6 +426,13 @@ def _lock_settings(config: Config) -> LockSettings:
         max_waiters=locks.max_waiters,
         max_waiters_per_uid=locks.max_waiters_per_uid,
     )
+
+
+def _programs(config: Config) -> Programs:
+    """Paths as they are written, and as the kernel will tell them: without symbolic links (/bin, /lib)."""
+    held = config.programs.session_hold
+    real = {os.path.realpath(name) for name in held if name.startswith("/")}
+    return Programs(session_hold=frozenset(held) | real)
 
 
 def _directory_mode(text: str) -> int | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mailfs.locking.posix import FileLocks
     from mailfs.locking.table import LockTable
     from mailfs.policy.budgets import Budget
+    from mailfs.policy.programs import Programs
     from mailfs.sessions.surroundings import Surroundings
     from mailfs.spool.backing_locks import BackingLocks
     from mailfs.spool.door import Door, Path
@@ -63,6 +64,7 @@ class Context:
     scratch_files: Budget
     scratch_bytes: Budget
     open_files: Budget
+    programs: Programs
     mailboxes: dict[bytes, Mailbox] = field(default_factory=dict)
     openers: dict[bytes, Counter[Process]] = field(default_factory=dict)
     replacements: dict[bytes, Away] = field(default_factory=dict)

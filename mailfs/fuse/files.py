@@ -30,12 +30,14 @@ from mailfs.fuse.bridge import Caller, watch_interrupt
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
 from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
+from mailfs.fuse.opening import Opening
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mailfs.fuse.bridge import Interrupt
     from mailfs.fuse.namespace import Namespace
     from mailfs.fuse.replace import Replacing
     from mailfs.spool.door import Path
@@ -54,6 +56,7 @@ class Files:
         self._context = context
         self._namespace = namespace
         self._replacing = replacing
+        self._opening = Opening(context)
 
     def handle(self, number: int) -> Handle:
         """The open file of a number; EBADF if there is none."""
@@ -74,14 +77,15 @@ class Files:
             self._context.open_files.give(who.uid)
             raise
 
-    async def open(self, node: Node, flags: int, who: Who) -> Handle:
-        """Open a node, within `reserved`. The kernel has checked the mode bits."""
-        handle = await self._open(node, flags, who)
+    async def open(self, node: Node, flags: int, who: Who, *, may_wait: bool = True) -> Handle:
+        """Open a node, within `reserved`. The kernel has checked the mode bits; a create must not wait."""
+        interrupt = watch_interrupt() if may_wait and isinstance(node, MailboxNode) else None
+        handle = await self._open(node, flags, who, interrupt)
         handle.uid = who.uid
         self._context.handles.add(handle)
         return handle
 
-    async def _open(self, node: Node, flags: int, who: Who) -> Handle:
+    async def _open(self, node: Node, flags: int, who: Who, interrupt: Interrupt | None) -> Handle:
         number = self._context.handles.number()
         if isinstance(node, ControlNode):
             if flags & os.O_ACCMODE != os.O_RDONLY:
@@ -95,7 +99,7 @@ class Files:
                 lock.truncate(0)
             return LockHandle(number, node, lock=lock)
         if isinstance(node, MailboxNode):
-            return await self._open_mailbox(number, node, flags, who)
+            return await self._open_mailbox(number, node, flags, who, interrupt)
         if isinstance(node, FileNode):
             fd = self._context.door.open(node.path, flags & _KEPT)
             if stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -109,11 +113,26 @@ class Files:
         requester = who.requester(mailbox, may_write=True)
         return bool(lock and lock.claim and lock.claim.agent.covers(requester))
 
-    async def _open_mailbox(self, number: int, node: MailboxNode, flags: int, who: Who) -> Handle:
+    async def _open_mailbox(
+        self, number: int, node: MailboxNode, flags: int, who: Who, interrupt: Interrupt | None
+    ) -> Handle:
+        mailbox = node.mailbox
+        if mailbox.closing and interrupt is not None:
+            await self._wait_closed(node, interrupt)
+        young = await self._opening.admit(number, mailbox, flags, who, interrupt)
+        try:
+            handle = self._mailbox_handle(number, node, flags, who)
+        except BaseException:
+            self._opening.failed(mailbox, young, who)
+            raise
+        handle.young = young
+        return handle
+
+    def _mailbox_handle(
+        self, number: int, node: MailboxNode, flags: int, who: Who
+    ) -> MailboxHandle:
         mailbox = node.mailbox
         writable = flags & os.O_ACCMODE in WRITING
-        if node.mailbox.closing:
-            await self._wait_closed(node)
         fd = self._context.door.open((mailbox.name,), os.O_RDONLY)
         process = who.process
         handle = MailboxHandle(number, node, mailbox=mailbox, fd=fd, opener=process)
@@ -131,13 +150,12 @@ class Files:
             self._context.openers.setdefault(mailbox.name, Counter())[process] += 1
         return handle
 
-    async def _wait_closed(self, node: MailboxNode) -> None:
+    async def _wait_closed(self, node: MailboxNode, interrupt: Interrupt) -> None:
         """What a program wrote before it ended is there when the next one opens the mailbox.
 
         RELEASE is sent in the background, but before the parent hears of its child's end; whether the writer was
         killed takes a moment to find out.
         """
-        interrupt = watch_interrupt()
         with trio.move_on_after(self._context.limits.open_wait) as scope:
             interrupt.on_interrupt(scope.cancel)
             await node.mailbox.closing.wait()
@@ -284,7 +302,10 @@ class Files:
         self._context.open_files.give(handle.uid)
         try:
             if isinstance(handle, MailboxHandle):
-                await self._release_mailbox(handle)
+                try:
+                    await self._release_mailbox(handle)
+                finally:
+                    self._opening.closed(handle)
             elif isinstance(handle.node, ScratchNode) and handle.node.replaces is not None:
                 log.info("%r: its new file was not closed by its maker", handle.node.replaces)
         finally:

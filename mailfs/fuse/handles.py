@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mailfs.fuse.lockfile import LockFile
     from mailfs.fuse.nodes import Node
     from mailfs.locking.model import Process
+    from mailfs.locking.rules import Claim
     from mailfs.sessions.mailbox import Mailbox
 
 
@@ -69,6 +70,7 @@ class MailboxHandle(Handle):
         writer: the process that wrote through it last.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
+        young: the claim of an unlocked reader, which may be over long since.
 
     """
 
@@ -78,6 +80,7 @@ class MailboxHandle(Handle):
     writer: Process | None = None
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
+    young: Claim | None = None
 
     def close(self) -> None:
         """Close the descriptor."""

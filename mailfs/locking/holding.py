@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+import trio
 
 from mailfs.locking.agents import Agent, find_user
 from mailfs.locking.model import Kind, Mode
@@ -30,7 +33,7 @@ MAX_FENCES = 64
 class Holding:
     """The claims of one mailbox."""
 
-    __slots__ = ("__weakref__", "_claims", "_fences", "_owned", "_table", "key")
+    __slots__ = ("__weakref__", "_claims", "_fences", "_lockers", "_owned", "_table", "key")
 
     def __init__(self, key: bytes, table: LockTable) -> None:
         self.key = key
@@ -38,6 +41,7 @@ class Holding:
         self._claims: dict[Claim, None] = {}
         self._owned: dict[tuple[Kind, Hashable], Claim] = {}
         self._fences: list[Agent] = []
+        self._lockers: WeakSet[Process] = WeakSet()
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -49,8 +53,22 @@ class Holding:
         return (claim for claim in self._claims if denies(claim, request))
 
     def inside(self, request: Request) -> bool:
-        """Whether the request's agent holds a claim here, or a moment is kept for it."""
-        return any(same_agent(claim, request) for claim in self._claims)
+        """Whether the request's agent holds a claim here, or a moment is kept for it.
+
+        That it reads without a lock lets it read more, but gives it no precedence in anything else.
+        """
+        for claim in self._claims:
+            if claim.kind is Kind.READER and (
+                request.kind is not Kind.READER or claim.firm_until <= trio.current_time()
+            ):
+                continue
+            if same_agent(claim, request):
+                return True
+        return False
+
+    def locks_itself(self, process: Process | None) -> bool:
+        """Whether a process has ever had an explicit lock here: it looks after itself when it reads."""
+        return process is not None and process in self._lockers
 
     def _in_the_way(self, request: Request, now: float) -> Claim | None:
         """The first claim that stands against a request; those whose time is over give way."""
@@ -116,10 +134,20 @@ class Holding:
             if other.reserved and same_agent(other, request):
                 self._remove(other)
         self._claims[claim] = None
-        if claim.explicit and self._fences:
+        if claim.explicit:
             process = request.requester.process
             self._fences = [a for a in self._fences if not a.covers_process(process)]
+            for locker in (process, claim.agent.user):
+                if locker is not None:
+                    self._lockers.add(locker)
+                    self._end_reading(locker)
         return claim
+
+    def _end_reading(self, process: Process | None) -> None:
+        """A program that locks needs no promise for what it reads without a lock; nobody waits for it any more."""
+        for claim in self.claims:
+            if claim.kind is Kind.READER and claim.requester.process is process:
+                self._remove(claim, "released", "it locks")
 
     def _agent(self, request: Request) -> Agent:
         requester = request.requester
@@ -127,7 +155,11 @@ class Holding:
             agent = Agent(requester)
             agent.home = None  # an administrator's other programs are frozen out like everybody
             return agent
-        if request.kind not in EXPLICIT or requester.process is None:
+        if (
+            request.kind not in EXPLICIT
+            or request.kind is Kind.SESSION
+            or requester.process is None
+        ):
             return Agent(requester, outlives=request.kind is Kind.DOTLOCK)
         user = find_user(requester, self._held_by)
         return Agent(requester, user=user, outlives=request.kind is Kind.DOTLOCK)

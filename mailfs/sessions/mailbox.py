@@ -335,7 +335,7 @@ class Mailbox:
             OSError: of the backing filesystem.
 
         """
-        claim = self.lock.try_commit(requester, Mode.WRITE)
+        claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
         try:
@@ -353,6 +353,7 @@ class Mailbox:
                 ends_line = not text or text.endswith(b"\n")
             swap(kept, ends_line)
             self.replaced(requester.process, kept=len(kept))
+            self.lock.end_readers()
             self._around.note(self.name, "replace", f"by uid {requester.uid} pid {requester.pid}")
         finally:
             self.lock.release(claim)
@@ -368,11 +369,12 @@ class Mailbox:
 
         """
         await self.commit_own(requester)
-        claim = self.lock.try_commit(requester, Mode.WRITE)
+        claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be removed now")
         try:
             action()
+            self.lock.end_readers()
             self.store.rest()
             self.refresh()
         finally:
@@ -446,6 +448,7 @@ class Mailbox:
                 log.warning("%r: a draft could not be committed at unmount: %s", self.name, error)
         with trio.move_on_after(SETTLE):
             while self.deferred:
+                self.lock.end_readers()
                 for claim in self.lock.claims:
                     if claim.kind is not Kind.COMMIT:
                         self.lock.revoke(claim, "unmount")
