@@ -138,6 +138,7 @@ class Files:
         handle = MailboxHandle(number, node, mailbox=mailbox, fd=fd, opener=process)
         try:
             handle.cursor.told = mailbox.refresh()
+            handle.began = mailbox.rewrites
             if flags & os.O_TRUNC and writable:
                 session = mailbox.draft(handle, who.requester(mailbox.name, may_write=True))
                 mailbox.check_stale(session)
@@ -186,9 +187,11 @@ class Files:
         session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
+        if offset == 0 and mailbox.is_file(os.fstat(handle.fd).st_ino):
+            handle.began = mailbox.rewrites
         text = os.pread(handle.fd, size, offset)
         if handle.opener is not None and offset + len(text) >= mailbox.size:
-            mailbox.saw(handle.opener)
+            mailbox.saw(handle.opener, handle.began)
         return text
 
     async def _wait_settled(self, handle: MailboxHandle) -> None:

@@ -70,6 +70,7 @@ class MailboxHandle(Handle):
         writer: the process that wrote through it last.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
+        began: how often the mailbox had been rewritten when reading through it last began at the beginning.
         young: the claim of an unlocked reader, which may be over long since.
 
     """
@@ -80,6 +81,7 @@ class MailboxHandle(Handle):
     writer: Process | None = None
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
+    began: int = 0
     young: Claim | None = None
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 * **Young readers** (design 4.7). Who opens a mailbox for reading reads it by many calls, and must not see one commit's
   work in the first of them and another's in the last. So the handle keeps commits away while it is young: until its
   last close, or for `YOUNG` seconds and one more for each `PER_SECOND` bytes. If a commit waits for such readers, or is
-  being written, the open waits for it. Programs that lock are left alone: what they read they read under their locks.
+  being written, the open waits for it. Who has a lock needs none of this, and who takes one does so no longer.
   A reader who may not write the mailbox gets `STRANGER` seconds: enough for cat, too little to hold up mail.
 * **Session hold** (design 4.6). A program that the configuration names has the mailbox's exclusive lock from its first
   open to its last close; the first open waits for it as for any lock.
@@ -68,11 +68,13 @@ class Opening:
         if self._context.programs and await self._holds_session(who):
             await self._hold_session(mailbox, who, interrupt)
             return None
-        lock = mailbox.lock
-        if flags & os.O_ACCMODE == os.O_WRONLY or lock.locks_itself(who.process):
+        if flags & os.O_ACCMODE == os.O_WRONLY:
             return None
         may_write = flags & os.O_ACCMODE == os.O_RDWR or self._may_write(mailbox, who)
         requester = who.requester(mailbox.name, may_write=may_write)
+        lock = mailbox.lock
+        if lock.locked_by(requester):
+            return None
         hold = YOUNG + mailbox.size / PER_SECOND if may_write else STRANGER
         claim = lock.reader(requester, number, hold)
         if claim is None and interrupt is not None:

@@ -72,12 +72,12 @@ class Engine(Holding):
     @property
     def idle(self) -> bool:
         """Whether nothing would be lost by forgetting this lock."""
-        if self._claims or self._queue or self._pollers:
+        if self._claims or self._readers or self._queue or self._pollers:
             return False
         return self._hold is None and not any(agent.alive for agent in self._fences)
 
     def __repr__(self) -> str:
-        held = ", ".join(str(c) for c in self._claims) or "free"
+        held = ", ".join(str(c) for c in self.claims) or "free"
         return f"<MailboxLock {self.key!r} {held}; {len(self._queue)} waiting>"
 
     # Asking
@@ -186,7 +186,7 @@ class Engine(Holding):
         """
         if self._hold is not None and self._hold.seeking:
             return False
-        return all(claim.kind is Kind.READER for claim in self.blockers(commit))
+        return not any(denies(claim, commit) for claim in self._claims)
 
     # Granting, and giving back
 
@@ -235,7 +235,7 @@ class Engine(Holding):
     def _walk(self, now: float) -> None:
         self._pollers.expire(now)
         waiting = bool(self._queue or self._pollers)
-        for claim in self.claims:
+        for claim in tuple(self._claims):
             if claim.reserved and claim.firm_until <= now:
                 self._lapse(claim)
             elif waiting and self._lease_over(claim, now):
@@ -256,8 +256,7 @@ class Engine(Holding):
 
     def _serve_insiders(self, after: int, barrier: Barrier, now: float) -> None:
         """Serve those who may pass a closed queue, without looking at everybody in it."""
-        others = [claim for claim in self._claims if claim.kind is not Kind.READER]
-        for waiter in self._queue.insiders(others, after):
+        for waiter in self._queue.insiders(self._claims, after):
             if waiter.ticket in self._queue:
                 self._serve(waiter, barrier, now)
                 self._again = self._again or waiter.place.settled  # its kin may pass now
@@ -320,7 +319,7 @@ class Engine(Holding):
         """Set the timer to the next moment at which time alone changes something."""
         next_time = inf
         waiting = bool(self._queue or self._pollers)
-        for claim in self._claims:
+        for claim in self.claims if self._queue.commits else self._claims:
             if claim.reserved:
                 next_time = min(next_time, claim.firm_until)
             elif waiting:

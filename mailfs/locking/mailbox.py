@@ -77,7 +77,7 @@ class MailboxLock(Engine):
         now = trio.current_time()
         lapsed = False
         seen = None
-        for claim in self.claims:
+        for claim in tuple(self._claims):
             if not denies(claim, request):
                 continue
             if claim.firm_until <= now:
@@ -286,23 +286,29 @@ class MailboxLock(Engine):
         """As `reader`, but wait for these commits."""
         return await self.wait(self._reading(req, key, hold))
 
+    def locked_by(self, req: Requester) -> bool:
+        """Whether the requester's agent holds an explicit lock now: then nobody else's commit is in its way."""
+        return any(claim.explicit and claim.agent.same_as(req) for claim in self._claims)
+
     def _reading(self, req: Requester, key: Hashable, hold: float) -> Request:
         """An agent that reads already need not wait for the commit that waits for it, but gets no more time."""
         request = Request(Kind.READER, Mode.READ, req, key, hold=hold)
+        now = trio.current_time()
+        while self._readers and (oldest := next(iter(self._readers))).firm_until <= now:
+            self._lapse(oldest)  # its handle may stay open for hours
         if self._queue.commits:
-            now = trio.current_time()
-            left = [
-                claim.firm_until - now
-                for claim in self._claims
-                if claim.kind is Kind.READER and claim.firm_until > now
-                if same_agent(claim, request)
-            ]
+            left = [claim.firm_until - now for claim in self._readers if same_agent(claim, request)]
             request.hold = min([hold, *left])
         return request
 
+    def end_reading(self, process: Process | None) -> None:
+        """A program that saves has read what it saves; two that wait for each other's reading would wait in vain."""
+        if process is not None and self._end_reading(process):
+            self.pump()
+
     def end_readers(self) -> None:
         """What unlocked readers read is no longer what commits write to: nobody waits for them."""
-        readers = [claim for claim in self._claims if claim.kind is Kind.READER]
+        readers = tuple(self._readers)
         for claim in readers:
             self._remove(claim, "released", "a new file took the mailbox's place")
         if readers:
@@ -327,10 +333,8 @@ class MailboxLock(Engine):
 
     def session_of(self, process: Process | None) -> Claim | None:
         """The hold of a process for its session, if it has one."""
-        for claim in self._claims:
-            if claim.kind is Kind.SESSION and claim.requester.process is process:
-                return claim
-        return None
+        sessions = (claim for claim in self._claims if claim.kind is Kind.SESSION)
+        return next((c for c in sessions if process and c.requester.process is process), None)
 
     def try_commit(
         self, req: Requester, mode: Mode, *, beside_readers: bool = False

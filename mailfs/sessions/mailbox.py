@@ -129,10 +129,21 @@ class Mailbox:
 
     # What its readers know
 
-    def saw(self, process: Process) -> None:
-        """The process has read the mailbox to its end."""
+    def saw(self, process: Process, began: int | None = None) -> None:
+        """The process has read the mailbox to its end.
+
+        Args:
+            process: who.
+            began: how often the mailbox had been rewritten when it began to read. If that has changed, what it has is
+                of several versions or of an old one, and nothing that could be saved.
+        """
         self.refresh()
-        self._readers.saw(process, self.now)
+        base = self.now if began is None else self.now._replace(rewrites=began)
+        self._readers.saw(process, base)
+
+    def is_file(self, inode: int) -> bool:
+        """Whether the mailbox is this file, as of the last look, and not one renamed over it."""
+        return self._state is not None and self._state.inode == inode
 
     def session_of(self, key: object, process: Process | None) -> Session | None:
         """The draft that is written and read through a handle.
@@ -257,6 +268,8 @@ class Mailbox:
         if not session.dirty:
             self._end(session)
             return
+        if session.rewriting:
+            self.lock.end_reading(session.requester.process)
         try:
             claim = await self._claim_for_commit(session, patience)
             if claim is None:
@@ -313,8 +326,7 @@ class Mailbox:
 
     def touch(self, requester: Requester) -> None:
         """The agent is at work on the mailbox, so its lock is not idle."""
-        if self.lock.claims:
-            self.lock.touch(requester)
+        self.lock.touch(requester)
 
     async def replace(
         self,
@@ -335,11 +347,18 @@ class Mailbox:
             OSError: of the backing filesystem.
 
         """
-        claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
+        claim = self.lock.try_commit(requester, Mode.WRITE)
+        locked = self.lock.locked_by(requester)
+        beside = claim is None and not any(
+            session.rewriting and (not locked or session.requester.process is requester.process)
+            for session in self.deferred
+        )
+        if beside:  # those who read go on reading the old file; a save that was taken comes first
+            claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
         try:
-            await self._work_off(requester)
+            await self._work_off(requester, own_only=beside)
             self.refresh()
             base, trusted = self._base_for(requester)
             if not trusted and base.rewrites != self.rewrites:
@@ -419,13 +438,13 @@ class Mailbox:
                 finally:
                     self.lock.release(claim)
 
-    async def _work_off(self, requester: Requester) -> None:
+    async def _work_off(self, requester: Requester, *, own_only: bool = False) -> None:
         """Commit what was deferred, in order, under a claim that is held.
 
         All of it, so that no backlog grows while mail keeps coming; but while an agent holds a lock of its own only
         what it deferred itself.
         """
-        locked = any(claim.explicit for claim in self.lock.claims)
+        locked = own_only or any(claim.explicit for claim in self.lock.claims)
         for session in list(self.deferred):
             if session not in self.deferred or (
                 locked and session.requester.process is not requester.process
