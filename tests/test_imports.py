@@ -21,12 +21,14 @@ RANKS = {
     "mailfs.errors": 0,
     "mailfs.locking.model": 0,  # words only: what every layer says about processes and modes
     "mailfs.sessions.storage": 0,  # what sessions ask of a backing file, which the spool answers
+    "mailfs.sessions.record": 0,  # the format of the journal's files, which the spool writes
     "mailfs.spool": 1,
     "mailfs.host": 1,
     "mailfs.control": 2,
     "mailfs.locking": 2,
     "mailfs.policy": 2,
     "mailfs.sessions": 2,
+    "mailfs.checking": 3,
     "mailfs.fuse": 3,
     "mailfs.daemon": 4,
     "mailfs.cli": 5,

@@ -1,7 +1,8 @@
 """The life of a mount: from an empty spool directory to the last commit.
 
 1. The spool is opened (before mounting, so that mounting over the spool itself works) and claimed for this daemon.
-2. Everything of the mount is put together (`Daemon`).
+2. Everything of the mount is put together (`Core`, `Daemon`), and what an earlier daemon left unfinished is finished
+   (``recovery``).
 3. The filesystem is mounted, and whoever waits for it is told.
 4. It serves until it is unmounted from outside, or a signal asks for it: then what is staged is committed, the mount
    detached (lazily if it is busy), and the daemon ends.
@@ -15,7 +16,6 @@ import logging
 import os
 import resource
 import signal
-import socket
 import stat
 import subprocess
 from functools import partial
@@ -25,8 +25,12 @@ import trio
 import trio.lowlevel
 
 from mailfs.control.tree import ControlTree, Numbers
+from mailfs.daemon.background import Background
 from mailfs.daemon.config import Config, MountOptions, effective
+from mailfs.daemon.core import Core, offload, opened
 from mailfs.daemon.errors import Exit, MountError
+from mailfs.daemon.mountinfo import mount_of
+from mailfs.daemon.recovery import recover
 from mailfs.daemon.watchdog import MNT_DETACH, Watchdog, umount
 from mailfs.fuse import bridge
 from mailfs.fuse.bridge import pyfuse3
@@ -34,25 +38,18 @@ from mailfs.fuse.context import Context, Limits
 from mailfs.fuse.handles import HandleTable
 from mailfs.fuse.nodes import ROOT, FileNode, NodeTable
 from mailfs.fuse.operations import Operations
-from mailfs.host.accounts import Accounts
+from mailfs.fuse.passthrough import Passthrough
 from mailfs.host.processes import ProcessTable
 from mailfs.locking.posix import FileLocks
-from mailfs.locking.settings import LockEvent, LockSettings
-from mailfs.locking.table import LockTable
 from mailfs.policy.budgets import Budget
 from mailfs.policy.programs import Programs
-from mailfs.policy.rights import Credentials, may_write
-from mailfs.sessions.surroundings import Surroundings
-from mailfs.spool import dotlock
-from mailfs.spool.backing_lock import BackingSettings
-from mailfs.spool.backing_locks import BackingLocks
-from mailfs.spool.door import Door, Path
-from mailfs.spool.private import PrivateDirectory, SpoolBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from mailfs.locking.outside import Outside
+    from mailfs.spool.door import Door
+    from mailfs.spool.private import PrivateDirectory
+
 
 log = logging.getLogger(__name__)
 logging.getLogger("pyfuse3").addFilter(
@@ -69,6 +66,10 @@ ABORTED = (errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN)
 
 SWEEP = 60.0
 """Seconds between two looks for drafts, mailboxes and scratch files nobody needs."""
+
+
+STACKED = ("overlay", "ecryptfs")
+"""File systems on others, which the kernel would pass nothing through to (s_stack_depth, fuse_backing_open)."""
 
 
 def run(
@@ -96,22 +97,7 @@ def run(
     """
     os.umask(0)
     _raise_file_limit()
-    with contextlib.ExitStack() as stack:
-        try:
-            door = stack.enter_context(Door.at(spool))
-            private = PrivateDirectory(door)
-        except SpoolBusyError as busy:
-            message = (
-                f"{spool} is served by another mailfs (pid {busy.pid}): unmount it first; "
-                "if it was detached while busy, it ends when its last user closes its files"
-            )
-            raise MountError(message, Exit.TEMPFAIL) from None
-        except OSError as error:
-            message = (
-                f"cannot use {spool}: {error.strerror}; the daemon must be able to write there"
-            )
-            raise MountError(message, Exit.NOPERM) from error
-        stack.callback(private.close)
+    with opened(spool) as (door, private):
         return trio.run(partial(_serve, config, door, private, spool, mountpoint, options, ready))
 
 
@@ -132,11 +118,21 @@ async def _serve(
     ready: Callable[[], None],
 ) -> int:
     async with trio.open_nursery() as nursery:
-        daemon = Daemon(config, door, private, spool, mountpoint, Background(nursery))
-        await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
-        refused = daemon.mount(options)
-        if refused is None:
-            await _until_unmounted(daemon, spool, mountpoint, ready, nursery)
+        refused: MountError | None
+        try:
+            core = Core(config, door, private, Background(nursery))
+            await recover(core)
+        except OSError as error:
+            refused = MountError(f"the journal of {spool}: {error}", Exit.IOERR)
+        else:
+            daemon = Daemon(core, _passthrough(private, spool, options), spool, mountpoint)
+            await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
+            refused = daemon.mount(options)
+            if refused is None:
+                await _until_unmounted(daemon, spool, mountpoint, ready, nursery)
+            else:
+                core.leave()
+                core.close()
         nursery.cancel_scope.cancel()
     if refused is not None:
         raise refused  # out here, as the nursery would wrap it in an exception group
@@ -147,7 +143,7 @@ async def _serve(
 async def _until_unmounted(
     daemon: Daemon, spool: str, mountpoint: str, ready: Callable[[], None], nursery: trio.Nursery
 ) -> None:
-    Background(nursery).start_soon(daemon.backing.run)
+    Background(nursery).start_soon(daemon.core.backing.run)
     Background(nursery).start_soon(daemon.housekeeping)
     nursery.start_soon(Watchdog(mountpoint).beat)
     nursery.start_soon(_tell_ready, ready)
@@ -160,9 +156,9 @@ async def _until_unmounted(
         log.info("the connection of %s was aborted", mountpoint)
     finally:
         with trio.CancelScope(shield=True):
-            await daemon.settle()
+            await daemon.core.settle()
         pyfuse3.close(unmount=True)
-        daemon.backing.close()
+        daemon.core.close()
 
 
 def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
@@ -174,31 +170,6 @@ def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
             yield error
 
 
-class Background:
-    """Starts tasks in a nursery whose failure, a bug of ours, is logged and ends nothing else.
-
-    Args:
-        nursery: where they run.
-    """
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-
-    def start_soon(
-        self, async_fn: Callable[..., Awaitable[object]], /, *args: object, name: object = None
-    ) -> None:
-        """See `trio.Nursery.start_soon`."""
-        self._nursery.start_soon(self._run, async_fn, args, name=name or async_fn)
-
-    async def _run(
-        self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]
-    ) -> None:
-        try:
-            await async_fn(*args)
-        except Exception:
-            log.exception("a background task failed: %r", async_fn)
-
-
 async def _tell_ready(ready: Callable[[], None]) -> None:
     """Say so once the loop serves: requests made from now on are answered."""
     await trio.lowlevel.checkpoint()
@@ -208,45 +179,13 @@ async def _tell_ready(ready: Callable[[], None]) -> None:
 class Daemon:
     """One mount and all that belongs to it."""
 
-    def __init__(
-        self,
-        config: Config,
-        door: Door,
-        private: PrivateDirectory,
-        spool: str,
-        mountpoint: str,
-        nursery: Background,
-    ) -> None:
-        self._config = config
-        self._private = private
+    def __init__(self, core: Core, passthrough: Passthrough, spool: str, mountpoint: str) -> None:
+        self.core = core
+        self._config = config = core.config
+        self._private = private = core.private
         self._mountpoint = mountpoint
+        door = core.door
         root = os.fstat(door.fileno)
-        host = socket.gethostname()
-        backing = config.backing
-        self.backing = BackingLocks(
-            door,
-            BackingSettings(
-                dotlock=backing.dotlock,
-                ofd=backing.ofd,
-                flock=backing.flock,
-                stale_after=backing.stale_after,
-                touch_every=backing.touch_every,
-                host=host,
-            ),
-            self._counts,
-        )
-        dotlock.sweep(door, (), host)
-        if private.earlier_pid:
-            dotlock.sweep_locks(door, (), host, private.earlier_pid)
-        locks = LockTable(nursery, _lock_settings(config), self._outside, self._lock_event)
-        around = Surroundings(
-            nursery=nursery,
-            offload=_offload,
-            spill=private.spill,
-            spill_limit=config.sessions.spill,
-            rescue=private.rescue,
-            note=_note,
-        )
         trusted = frozenset(config.policy.trusted_uids) | {0, os.geteuid()}
         policy = config.policy
         key = ("file", root.st_dev, root.st_ino)
@@ -256,11 +195,11 @@ class Daemon:
             nodes=NodeTable(FileNode(ROOT, key, None, b"")),
             handles=HandleTable(),
             processes=ProcessTable(),
-            accounts=Accounts(),
-            locks=locks,
-            backing=self.backing,
+            accounts=core.accounts,
+            locks=core.locks,
+            backing=core.backing,
             file_locks=FileLocks(config.locks.max_waiters, config.locks.max_waiters_per_uid),
-            surroundings=around,
+            surroundings=core.surroundings,
             limits=Limits(
                 config.waits.open,
                 config.waits.flush,
@@ -268,11 +207,14 @@ class Daemon:
                 _directory_mode(policy.directory_mode),
             ),
             owner=os.geteuid(),
-            host=os.fsencode(host),
+            host=os.fsencode(core.host),
             control={},
+            mailbox=core.mailbox,
+            mailboxes=core.mailboxes,
             scratch_files=Budget("scratch files", policy.scratch_files, trusted),
             scratch_bytes=Budget("scratch bytes", policy.scratch_bytes, trusted),
             open_files=Budget("open files", policy.open_files, trusted),
+            passthrough=passthrough,
             programs=_programs(config),
         )
         context = self.context
@@ -280,6 +222,7 @@ class Daemon:
             mailboxes=lambda: len(context.mailboxes),
             sessions=lambda: sum(len(m.sessions) for m in context.mailboxes.values()),
             handles=lambda: len(context.handles),
+            readers=lambda: str(context.passthrough),
         )
         limits: dict[str, int | float] = {
             "max_waiters": config.locks.max_waiters,
@@ -288,13 +231,14 @@ class Daemon:
             "scratch_bytes": policy.scratch_bytes,
             "open_files": policy.open_files,
         }
-        tree = ControlTree(locks, numbers, spool, mountpoint, limits, effective(config))
+        tree = ControlTree(core.locks, numbers, spool, mountpoint, limits, effective(config))
         context.control.update(tree.files())
         self._operations = Operations(context)
 
     def mount(self, options: MountOptions) -> MountError | None:
         """Mount; returns why it could not be done."""
         bridge.set_lock_handler(self._operations.locks)
+        bridge.want_passthrough(self.context.passthrough.wanted)
         fuse_options = {"fsname=mailfs", "subtype=mailfs", "default_permissions"}
         fuse_options |= {"nosuid", "nodev", "noexec"}
         if options.allow_other:
@@ -333,67 +277,31 @@ class Daemon:
             await trio.sleep(min(0.5, idle / 2))
             try:
                 for mailbox in list(self.context.mailboxes.values()):
+                    await mailbox.retry_stuck()
                     if mailbox.sessions:
                         mailbox.give_up_claims(self._config.locks.implicit_hold)
                         await mailbox.commit_idle(idle)
                 if trio.current_time() - swept > SWEEP:
                     swept = trio.current_time()
                     self.context.drop_idle()
-                    await _offload(partial(self._private.sweep, self._config.policy.scratch_keep))
+                    await offload(partial(self._private.sweep, self._config.policy.scratch_keep))
             except OSError as error:
                 log.warning("housekeeping: %s", error)
-
-    async def settle(self) -> None:
-        """Commit what is staged: nobody will write to it any more."""
-        for mailbox in list(self.context.mailboxes.values()):
-            await mailbox.settle()
 
     async def _unmount(self) -> None:
         """Unmount, and if programs keep the mount busy say so and detach it lazily."""
         try:
-            await _offload(partial(_unmount, self._mountpoint, lazily=False))
+            await offload(partial(_unmount, self._mountpoint, lazily=False))
         except OSError as error:
             log.warning(
                 "%s is busy (%s): detached; programs that use it get errors from now on",
                 self._mountpoint,
                 error.strerror,
             )
-            await self.settle()
+            await self.core.settle()
             with contextlib.suppress(OSError):
-                await _offload(partial(_unmount, self._mountpoint, lazily=True))
+                await offload(partial(_unmount, self._mountpoint, lazily=True))
             pyfuse3.terminate()
-
-    # What the core asks for
-
-    def _outside(self, mailbox: bytes) -> Outside:
-        return self.backing.lock_for((mailbox,))
-
-    def _counts(self, path: Path, uid: int, gid: int, file: os.stat_result | None, /) -> bool:
-        """Whether a foreign lock file of this owner counts: only if its owner may write the mailbox.
-
-        Where there is no mailbox yet, its account decides, if it is known. The group of a lock file says something
-        of its owner only where strangers cannot make files of that group.
-        """
-        if uid == 0:
-            return True
-        if file is None:
-            account = self.context.accounts.cached(path[-1])
-            return account is None or account.uid == uid
-        caller = Credentials(uid, gid, frozenset())
-        if may_write(file.st_uid, file.st_gid, file.st_mode & ~stat.S_IWGRP, caller):
-            return True
-        root = os.fstat(self.context.door.fileno)
-        open_to_all = bool(root.st_mode & stat.S_IWOTH and root.st_mode & stat.S_ISGID)
-        return not open_to_all and may_write(file.st_uid, file.st_gid, file.st_mode, caller)
-
-    def _lock_event(self, event: LockEvent) -> None:
-        if event.what == "revoked" and event.claim is not None:
-            log.warning("%r: lock taken from %s: %s", event.key, event.claim, event.detail)
-            self.context.mailbox(event.key).fence(event.claim)
-        elif event.what in ("freed", "failed", "deadlock"):
-            log.info("%r: %s: %s", event.key, event.what, event.detail or event.claim)
-        else:
-            log.debug("%r: %s %s %s", event.key, event.what, event.claim, event.detail)
 
 
 def _unmount(mountpoint: str, *, lazily: bool) -> None:
@@ -407,25 +315,16 @@ def _unmount(mountpoint: str, *, lazily: bool) -> None:
         raise OSError(16, "fusermount3 could not unmount it", mountpoint)
 
 
-async def _offload(function: Callable[[], T]) -> T:
-    return await trio.to_thread.run_sync(function)
-
-
-def _note(mailbox: bytes, event: str, detail: str) -> None:
-    log.info("%r: %s: %s", mailbox, event, detail)
-
-
-def _lock_settings(config: Config) -> LockSettings:
-    locks = config.locks
-    return LockSettings(
-        lease=locks.lease,
-        keep_place=locks.keep_place,
-        poll_patience=locks.poll_patience,
-        reserve_for=locks.reserve_for,
-        implicit_hold=locks.implicit_hold,
-        max_waiters=locks.max_waiters,
-        max_waiters_per_uid=locks.max_waiters_per_uid,
-    )
+def _passthrough(private: PrivateDirectory, spool: str, options: MountOptions) -> Passthrough:
+    """Where it is not refused from the start, the first request finds out (the kernel knows of nothing before)."""
+    beneath = mount_of(os.path.realpath(spool))
+    if not options.passthrough:
+        return Passthrough(private.sample, "option no_passthrough")
+    if os.geteuid() != 0:
+        return Passthrough(private.sample, "it needs root")
+    if beneath is not None and beneath.fstype in STACKED:
+        return Passthrough(private.sample, f"the spool is on {beneath.fstype}")
+    return Passthrough(private.sample)
 
 
 def _programs(config: Config) -> Programs:

@@ -120,7 +120,16 @@ class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             "How much of one session is kept in memory before it goes to a file beside the spool.",
             "bytes",
         ),
-    ] = 1_048_576
+    ] = 262_144
+    durability: Annotated[
+        Literal["process", "power"],
+        _choice(
+            '"process" or "power"',
+            "What a program was told of survives the end of mailfs and of its host's programs"
+            ' (what it fsynced survives more), or, with "power", a sudden loss of power too, which'
+            " costs two or three disk flushes for every message.",
+        ),
+    ] = "process"
 
 
 class Backing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -249,10 +258,12 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         allow_other: every user may use the mount, not only the one who made it.
+        passthrough: the kernel may read mailboxes by itself, where it can.
 
     """
 
     allow_other: bool
+    passthrough: bool = True
 
 
 class Key(NamedTuple):

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from mailfs.locking.model import Process, Requester
 from mailfs.policy import acl
 from mailfs.policy.rights import Credentials, may_remove, may_write, may_write_new
-from mailfs.sessions.mailbox import Mailbox
-from mailfs.spool.mailbox_file import MailboxFile
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from mailfs.fuse.bridge import Caller, LockRequest
     from mailfs.fuse.handles import HandleTable
     from mailfs.fuse.nodes import NodeTable
+    from mailfs.fuse.passthrough import Passthrough
     from mailfs.fuse.replace import Away
     from mailfs.host.accounts import Accounts
     from mailfs.host.processes import HostProcess, ProcessTable
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from mailfs.locking.table import LockTable
     from mailfs.policy.budgets import Budget
     from mailfs.policy.programs import Programs
+    from mailfs.sessions.mailbox import Mailbox
     from mailfs.sessions.surroundings import Surroundings
     from mailfs.spool.backing_locks import BackingLocks
     from mailfs.spool.door import Door, Path
@@ -65,18 +65,11 @@ class Context:
     scratch_bytes: Budget
     open_files: Budget
     programs: Programs
-    mailboxes: dict[bytes, Mailbox] = field(default_factory=dict)
+    passthrough: Passthrough
+    mailbox: Callable[[bytes], Mailbox]  # of a name, whether or not its file exists
+    mailboxes: dict[bytes, Mailbox]  # those something is known of
     openers: dict[bytes, Counter[Process]] = field(default_factory=dict)
     replacements: dict[bytes, Away] = field(default_factory=dict)
-
-    def mailbox(self, name: bytes) -> Mailbox:
-        """The mailbox of a name, whether or not its file exists."""
-        mailbox = self.mailboxes.get(name)
-        if mailbox is None:
-            store = MailboxFile(self.door, (name,))
-            mailbox = Mailbox(name, store, self.locks.lock(name), self.surroundings)
-            self.mailboxes[name] = mailbox
-        return mailbox
 
     def give_scratch(self, uid: int, size: int = 0) -> None:
         """A scratch file is gone. Files of an earlier mount were never counted, so no more is given than was taken."""

@@ -29,8 +29,17 @@ from mailfs.errors import Cause, Refused
 from mailfs.fuse.bridge import Caller, watch_interrupt
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
-from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
+from mailfs.fuse.nodes import (
+    ControlNode,
+    FileNode,
+    LockNode,
+    MailboxNode,
+    Node,
+    RescueNode,
+    ScratchNode,
+)
 from mailfs.fuse.opening import Opening
+from mailfs.fuse.passthrough import Way
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
 
@@ -87,6 +96,8 @@ class Files:
 
     async def _open(self, node: Node, flags: int, who: Who, interrupt: Interrupt | None) -> Handle:
         number = self._context.handles.number()
+        if isinstance(node, RescueNode) and flags & os.O_ACCMODE == os.O_RDONLY:
+            return FileHandle(number, node, fd=self._namespace.rescue.open(node, who))
         if isinstance(node, ControlNode):
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 raise PermissionError(errno.EACCES, "control files are read")
@@ -149,6 +160,11 @@ class Files:
             raise
         if process is not None:
             self._context.openers.setdefault(mailbox.name, Counter())[process] += 1
+        draft = mailbox.session_of(handle, process)
+        self._context.passthrough.opened(handle, apart=writable or draft is not None)
+        if handle.way is Way.PASSED:
+            handle.window = mailbox.opened(process)
+            mailbox.touch(Requester(process, who.uid, who.pid))
         return handle
 
     async def _wait_closed(self, node: MailboxNode, interrupt: Interrupt) -> None:
@@ -182,6 +198,8 @@ class Files:
         mailbox = handle.mailbox
         if not mailbox.settled.is_set():
             await self._wait_settled(handle)
+        if mailbox.stuck is not None:
+            raise OSError(errno.EIO, "the mailbox is half written")
         if handle.opener is not None:
             mailbox.touch(Requester(handle.opener, handle.uid, handle.opener.pid))
         session = mailbox.session_of(handle, handle.opener)
@@ -224,7 +242,7 @@ class Files:
             at = session.place(handle.cursor, offset, mailbox.size)
             if at < session.base.size:
                 mailbox.check_stale(session)
-        session.write(at, data)
+        mailbox.write(session, at, data)
         if handle.opener is not None and caller.pid != handle.opener.pid:
             handle.writer = self._context.processes.find(caller.pid)
         else:
@@ -279,7 +297,7 @@ class Files:
         await mailbox.commit(handle, patience=self._context.limits.flush_wait)
 
     async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:
-        """fsync(2): without an exclusive lock of the client's own, what it wrote is committed now."""
+        """fsync(2): commit, or under an exclusive lock of the client's own only bring the draft to the disk."""
         handle = self.handle(number)
         if isinstance(handle, FileHandle):
             sync = os.fdatasync if data_only else os.fsync
@@ -296,6 +314,8 @@ class Files:
             session.synced = True
             if mailbox.locked_since(self._writer(handle, caller)) is None:
                 await mailbox.commit(handle, patience=0)
+            else:
+                await mailbox.sync(handle)
 
     async def release(self, number: int) -> None:
         """The last descriptor is gone. Nobody hears of an error here, so it goes to the log."""
@@ -317,6 +337,9 @@ class Files:
     async def _release_mailbox(self, handle: MailboxHandle) -> None:
         mailbox = handle.mailbox
         opener = handle.opener
+        self._context.passthrough.closed(handle)
+        if handle.window is not None:
+            mailbox.closed(handle.window)
         if opener is not None:
             openers = self._context.openers.get(mailbox.name, Counter())
             openers[opener] -= 1

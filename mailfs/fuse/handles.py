@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailfs.fuse.passthrough import Way
 from mailfs.sessions.session import Cursor
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mailfs.locking.model import Process
     from mailfs.locking.rules import Claim
     from mailfs.sessions.mailbox import Mailbox
+    from mailfs.sessions.readers import Window
 
 
 @dataclass(eq=False, slots=True)
@@ -72,6 +74,9 @@ class MailboxHandle(Handle):
         cursor: where this handle's appended bytes lie.
         began: how often the mailbox had been rewritten when reading through it last began at the beginning.
         young: the claim of an unlocked reader, which may be over long since.
+        way: how it reads and writes.
+        backing: the kernel's id of the real file its node is passed through to; None: it is not.
+        window: what its opener may have read through it, where its reads do not reach us.
 
     """
 
@@ -83,6 +88,14 @@ class MailboxHandle(Handle):
     cursor: Cursor = field(default_factory=Cursor)
     began: int = 0
     young: Claim | None = None
+    way: Way = Way.DIRECT
+    backing: int | None = None
+    window: Window | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Passed through: there are pages only of the real file."""
+        return self.way is Way.PASSED
 
     def close(self) -> None:
         """Close the descriptor."""

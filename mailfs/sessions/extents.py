@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class Extent(NamedTuple):
@@ -33,8 +33,8 @@ class Piece(NamedTuple):
 class Extents:
     """A sorted list of extents that do not overlap."""
 
-    def __init__(self) -> None:
-        self._extents: list[Extent] = []
+    def __init__(self, extents: Iterable[Extent] = ()) -> None:
+        self._extents = list(extents)
 
     def __iter__(self) -> Iterator[Extent]:
         return iter(self._extents)

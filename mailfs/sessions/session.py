@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mailfs.locking.model import Requester
     from mailfs.locking.rules import Claim
+    from mailfs.sessions.record import Record
     from mailfs.sessions.staging import Staging
     from mailfs.sessions.storage import Store, Times
 
@@ -67,6 +68,7 @@ class Session:
         synced: the client asked for fsync, so the commit must reach the disk.
         times: time stamps the client set on the draft; they are applied after the commit.
         fenced: the agent lost its lock; nothing of this lands.
+        record: what the journal says of it; None if it is not there.
 
     """
 
@@ -82,10 +84,12 @@ class Session:
     fenced: bool = False
     truncated: bool = False
     last_write: float = 0.0
+    record: Record | None = None
 
     def __post_init__(self) -> None:
         self.size = self.base.size
         self.floor = self.base.size  # bytes of the base that are still in the view
+        self.known = self.base.size  # bytes of the base that its writer has surely read
 
     @property
     def dirty(self) -> bool:
@@ -114,6 +118,8 @@ class Session:
         """
         if cursor.start is not None and offset >= cursor.start:
             return min(self.base.size + cursor.behind + offset - cursor.start, self.size)
+        if self.size < offset < self.base.horizon and offset not in (cursor.told, committed):
+            self._widen()
         if self.rewriting:
             return offset
         if offset > self.size or offset in (cursor.told, committed, self.size):
@@ -128,11 +134,19 @@ class Session:
 
     def truncate(self, size: int) -> None:
         """Make the draft ``size`` bytes long; what a longer one gains are zeros."""
+        if self.size < size <= self.base.horizon:
+            self._widen()
         if size < self.base.size or size > self.size:
             self.truncated = True
         self.extents.cut(size)
         self.floor = min(self.floor, size)
         self.size = size
+
+    def _widen(self) -> None:
+        """The writer has touched what it was not sure to have read: then it has read that, and offsets count in it."""
+        if not self.truncated and self.size == self.base.size:
+            self.base = self.base._replace(size=self.base.horizon)
+            self.size = self.floor = self.base.size
 
     def read(self, store: Store, offset: int, size: int) -> bytes:
         """What the session's own agent sees at ``offset``."""
@@ -164,7 +178,7 @@ class Session:
         distance = base.size - self.base.size
         self.extents.shift(distance)
         self.size += distance
-        self.floor = base.size
+        self.floor = self.known = base.size
         self.base = base
 
     def _chunks(self, start: int, end: int) -> Iterator[bytes]:
@@ -193,9 +207,15 @@ class Session:
     def describe(self) -> str:
         """For people: what it would do, and whose it is."""
         what, size = ("rewrite", self.size) if self.rewriting else ("append", self.appended)
+        return f"{what} of {size} bytes by uid {self.requester.uid} {self.who}"
+
+    @property
+    def who(self) -> str:
+        """Its writer, for people."""
+        if self.record is not None:
+            return self.record.who
         process = self.requester.process
-        who = f"{process.name}[{process.pid}]" if process else f"pid {self.requester.pid}"
-        return f"{what} of {size} bytes by uid {self.requester.uid} {who}"
+        return f"{process.name}[{process.pid}]" if process else f"pid {self.requester.pid}"
 
     def close(self) -> None:
         """Drop what was staged."""

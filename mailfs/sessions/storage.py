@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from mailfs.sessions.record import Record
 
 
 class FileState(NamedTuple):
@@ -23,6 +26,13 @@ class Times(NamedTuple):
 class Store(Protocol):
     """The real file of one mailbox. Every method may raise OSError, with the errno of the backing filesystem."""
 
+    @property
+    def owner(self) -> tuple[int, int, int] | None:
+        """uid, gid and permission bits when it was last seen; set to what `create_again` shall give."""
+
+    @owner.setter
+    def owner(self, owner: tuple[int, int, int] | None) -> None: ...
+
     def state(self) -> FileState | None:
         """The file as it is now, or None when there is none."""
 
@@ -36,10 +46,10 @@ class Store(Protocol):
         """Make sure that writing there will not run out of space; does not change the file's size."""
 
     def truncate(self, size: int) -> None:
-        """Make the file ``size`` bytes long."""
+        """Make the file ``size`` bytes long, and give back what was reserved behind that."""
 
     def sync(self) -> None:
-        """Bring what was written to the disk (fdatasync)."""
+        """Bring what was written to the disk, and the name of a file that is new."""
 
     def set_times(self, times: Times) -> None:
         """Set time stamps, as utimensat(2) does."""
@@ -51,14 +61,40 @@ class Store(Protocol):
         """Give back descriptors; the next use opens them again."""
 
 
-class Spill(Protocol):
-    """A file of ours that holds what a session staged once that is too much for memory."""
+class Slot(Protocol):
+    """One file of the journal: a staging log, and a header that says what it is.
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write all of ``data`` at ``offset``."""
+    Every method may raise OSError, unless it says otherwise.
+    """
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Read ``size`` bytes at ``offset``."""
+    def write(self, position: int, data: bytes) -> None:
+        """Write all of ``data`` at ``position`` of the log."""
 
-    def close(self) -> None:
-        """Drop the file."""
+    def read(self, position: int, size: int) -> bytes:
+        """Read ``size`` bytes of the log."""
+
+    def mark(self, record: Record) -> None:
+        """Replace the header, as a whole or not at all."""
+
+    def sync(self) -> None:
+        """Bring log and header to the disk."""
+
+    def leave(self) -> None:
+        """Forget the file; its record stays for the next daemon. Never raises."""
+
+    def close(self, *, synced: bool = False) -> None:
+        """The record is not needed any more; ``synced``: bring that to the disk. Never raises."""
+
+
+class Journal(Protocol):
+    """Where drafts are kept that must survive us."""
+
+    @property
+    def boot(self) -> str:
+        """The host's boot id."""
+
+    def slot(self) -> Slot:
+        """A file nobody uses. Raises OSError."""
+
+    def sequence(self) -> int:
+        """The next number, higher than all before."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from mailfs.locking.model import Tasks
-    from mailfs.sessions.storage import Spill
+    from mailfs.sessions.storage import Journal
 
 T = TypeVar("T")
 
@@ -23,11 +23,20 @@ class Offload(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What every mailbox of a mount shares."""
+    """What every mailbox of a mount shares.
+
+    Attributes:
+        spill_limit: bytes of a draft kept in memory.
+        durable: what clients were told of survives a loss of power too, not only our death.
+        rescue: keeps (name, uid, content, why); returns whether all of it is kept.
+        note: (name, event, detail) for history and log.
+
+    """
 
     nursery: Tasks
     offload: Offload
-    spill: Callable[[], Spill]
-    spill_limit: int  # bytes
-    rescue: Callable[[bytes, int, Iterator[bytes], str], None]  # name, uid, content, why
-    note: Callable[[bytes, str, str], None]  # name, event, detail: for history and log
+    journal: Journal
+    spill_limit: int
+    durable: bool
+    rescue: Callable[[bytes, int, Iterator[bytes], str], bool]
+    note: Callable[[bytes, str, str], None]

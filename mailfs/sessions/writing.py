@@ -1,74 +1,216 @@
 """How a draft gets into the real file: behind it, or over it.
 
-Space is reserved first, so a full disk is found out before anything is changed.
+Both are entered in the journal first and reserve their space first, so a full disk is found out before anything is
+changed, and whatever ends us in the middle, recovery (``recovery``) brings the mailbox to the state before or after.
+
+An error of the disk in the middle is answered here: an append is cut back, a rewrite is written again, which its record
+allows as often as it takes. If that fails too the work is *stuck* (`StuckError`): its record stays in the journal, and
+nothing else is written to this mailbox before the work is finished.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from mailfs.sessions.journalling import enter, withdraw
 from mailfs.sessions.merge import line_break_before
+from mailfs.sessions.record import State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mailfs.sessions.session import Session
-    from mailfs.sessions.storage import Store
+    from mailfs.sessions.storage import Journal, Store
+
+TRIES = 3
+"""How often a rewrite is tried at once."""
+
+
+class Work(Protocol):
+    """One change of a mailbox."""
+
+    session: Session
+    bytes: int
+
+    def run(self) -> None:
+        """Do it. Raises OSError: nothing was changed; StuckError: something was."""
+
+    def finish(self) -> None:
+        """Bring stuck work to an end. Raises OSError: it is stuck still."""
+
+
+class StuckError(OSError):
+    """A mailbox was left between two states. ``work`` is to be finished before anything else is done to it."""
+
+    def __init__(self, work: Work, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.work = work
 
 
 class Append:
-    """Write the session's bytes behind the mailbox; on failure the mailbox is cut back to what it was."""
+    """Write the session's bytes behind the mailbox; on failure the mailbox is cut back to what it was.
 
-    def __init__(self, store: Store, session: Session, end: int) -> None:
+    Args:
+        name: of the mailbox.
+        store: the mailbox.
+        session: the draft.
+        journal: where it is entered first.
+        end: the mailbox's size, bytes.
+        durable: it must survive a loss of power, whether or not its writer called fsync.
+
+    """
+
+    def __init__(
+        self,
+        name: bytes,
+        store: Store,
+        session: Session,
+        journal: Journal,
+        end: int,
+        *,
+        durable: bool,
+    ) -> None:
+        self._name = name
         self._store = store
-        self._session = session
+        self.session = session
+        self._journal = journal
         self._end = end
+        self._synced = durable or session.synced
         self.bytes = session.appended
 
     def run(self) -> None:
         """Do it. Raises OSError."""
-        end = at = self._end
-        last = self._store.read(end - 1, 1) if end else b""
-        self._store.reserve(end, self._session.appended + 1)
+        session, store = self.session, self._store
+        store.reserve(self._end, session.appended + 1)
+        former = session.record
+        state = State.INTENT if former is None else State.COMMITTED
+        enter(session, state, self._name, store, self._journal, at=self._end, synced=self._synced)
         try:
-            for chunk in self._session.tail():
-                text = chunk
-                if at == end:
-                    text = line_break_before(last, chunk) + chunk
-                self._store.write(at, text)
-                at += len(text)
-            if self._session.synced:
-                self._store.sync()
-        except OSError:
-            self._store.truncate(end)
+            if self._synced:
+                session.staging.slot().sync()
+            self._write()
+            if self._synced:
+                store.sync()
+        except OSError as error:
+            try:
+                self.finish()
+            except OSError:
+                raise StuckError(self, error) from error
             raise
+        session.staging.close(synced=self._synced and state is State.COMMITTED)
+
+    def _write(self) -> None:
+        at = self._end
+        for text in appended_text(self._store, self.session, self._end):
+            self._store.write(at, text)
+            at += len(text)
+
+    def finish(self) -> None:
+        """Undo it."""
+        self._store.truncate(self._end)
+        acknowledged = self.session.record is not None and (
+            self.session.record.state is State.COMMITTED
+        )
+        withdraw(self.session, State.PENDING if acknowledged else State.FREE)
+        if not acknowledged:
+            self.session.record = None
+
+
+def appended_text(store: Store, session: Session, end: int) -> Iterator[bytes]:
+    """What an append writes at the mailbox's ``end``, in chunks: on a line of its own if it begins with a separator."""
+    last = store.read(end - 1, 1) if end else b""
+    for number, chunk in enumerate(session.tail()):
+        yield chunk if number else line_break_before(last, chunk) + chunk
 
 
 class Rewrite:
     """Bring the real file to the session's content, with newer mail behind it.
 
-    Space is reserved first. An I/O error in the middle, or our own death, leaves a part of it written: there is no log
-    of it yet to finish it from.
+    Args:
+        name: of the mailbox.
+        store: the mailbox.
+        session: the draft.
+        journal: where it is entered first.
+        kept: newer mail.
+        durable: it must survive a loss of power, whether or not its writer called fsync.
+
     """
 
-    def __init__(self, store: Store, session: Session, kept: bytes) -> None:
+    def __init__(
+        self,
+        name: bytes,
+        store: Store,
+        session: Session,
+        journal: Journal,
+        kept: bytes,
+        *,
+        durable: bool,
+    ) -> None:
+        self._name = name
         self._store = store
-        self._session = session
+        self.session = session
+        self._journal = journal
         self._kept = kept
+        self._synced = durable or session.synced
         self.bytes = session.staging.size + len(kept)
 
     def run(self) -> None:
         """Do it. Raises OSError."""
-        store, session = self._store, self._session
+        session, store = self.session, self._store
         state = store.state()
         end = session.size + len(self._kept) + 1
         if state is not None and end > state.size:
             store.reserve(state.size, end - state.size)
-        if state is not None and state.size > session.floor:
-            store.truncate(session.floor)
-        for offset, data in session.changes():
-            store.write(offset, data)
-        store.truncate(session.size)
-        if self._kept:
-            last = store.read(session.size - 1, 1) if session.size else b""
-            store.write(session.size, line_break_before(last, self._kept) + self._kept)
-        if session.synced:
-            store.sync()
+        self._commit()
+        for _ in range(TRIES):
+            try:
+                self.finish()
+            except OSError as error:
+                failure = error
+            else:
+                return
+        raise StuckError(self, failure) from failure
+
+    def _commit(self) -> None:
+        """From here on it happens, now or at recovery."""
+        session, former = self.session, self.session.record
+        try:
+            enter(
+                session,
+                State.COMMITTED,
+                self._name,
+                self._store,
+                self._journal,
+                kept=self._kept,
+                synced=self._synced,
+            )
+            if self._synced:
+                session.staging.slot().sync()
+        except OSError as error:
+            if session.record is not former:  # it is in the journal, though not on the disk
+                try:
+                    withdraw(session, State.FREE if former is None else former.state)
+                except OSError:
+                    raise StuckError(self, error) from error
+                session.record = former
+            raise
+
+    def finish(self) -> None:
+        """Do the rest of it, or all of it again."""
+        rewrite(self._store, self.session, self._kept)
+        if self._synced:
+            self._store.sync()
+        self.session.staging.close(synced=self._synced)
+
+
+def rewrite(store: Store, session: Session, kept: bytes) -> None:
+    """Write a draft over the mailbox; the same again leads to the same. Raises OSError."""
+    state = store.state()
+    if state is not None and state.size > session.floor:
+        store.truncate(session.floor)
+    for offset, data in session.changes():
+        store.write(offset, data)
+    store.truncate(session.size)
+    if kept:
+        last = store.read(session.size - 1, 1) if session.size else b""
+        store.write(session.size, line_break_before(last, kept) + kept)

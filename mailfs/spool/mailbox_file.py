@@ -7,19 +7,16 @@ mailbox that was removed is made anew with the owner and mode it had.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 from typing import TYPE_CHECKING
 
 from mailfs.sessions.storage import FileState, Times
+from mailfs.spool.fileio import allocate, read_all, write_all
 
 if TYPE_CHECKING:
     from mailfs.spool.door import Door, Path
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, include/uapi/linux/falloc.h
 
 
 class MailboxFile:
@@ -36,7 +33,8 @@ class MailboxFile:
         self._path = path
         self._fd = -1
         self._inode = 0
-        self._owner: tuple[int, int, int] | None = None  # uid, gid, permission bits
+        self._named = 0  # the inode whose name is known to be on the disk
+        self.owner: tuple[int, int, int] | None = None
 
     def state(self) -> FileState | None:
         """The file as it is now; None if there is none, or something that is no regular file."""
@@ -46,46 +44,31 @@ class MailboxFile:
             return None
         if not stat.S_ISREG(found.st_mode):
             return None
-        self._owner = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+        self.owner = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
         return FileState(found.st_ino, found.st_size, found.st_mtime_ns)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read; short only at the end of the file."""
-        parts = []
-        fd = self._open()
-        while size > 0:
-            part = os.pread(fd, size, offset)
-            if not part:
-                break
-            parts.append(part)
-            offset += len(part)
-            size -= len(part)
-        return b"".join(parts)
+        return read_all(self._open(), size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write all of it; a short write is carried on, as only the next one tells why."""
-        view = memoryview(data)
-        fd = self._open()
-        while view:
-            written = os.pwrite(fd, view, offset)
-            offset += written
-            view = view[written:]
+        """Write all of it."""
+        write_all(self._open(), data, offset)
 
     def reserve(self, offset: int, size: int) -> None:
-        """Find out about ENOSPC and EDQUOT now; a filesystem without fallocate says nothing."""
-        try:
-            _fallocate(self._open(), _KEEP_SIZE, offset, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
+        """Find out about ENOSPC and EDQUOT now."""
+        allocate(self._open(), offset, size)
 
     def truncate(self, size: int) -> None:
-        """Cut or extend."""
+        """Cut or extend. A size that is the same frees what is allocated behind it (ext4_setattr, fs/ext4/inode.c)."""
         os.ftruncate(self._open(), size)
 
     def sync(self) -> None:
-        """Data and size to the disk."""
+        """Data and size to the disk, and once for each file its name."""
         os.fdatasync(self._open())
+        if self._named != self._inode:
+            os.fsync(self._door.fileno)
+            self._named = self._inode
 
     def set_times(self, times: Times) -> None:
         """As utimensat(2); nothing happens if the mailbox is gone."""
@@ -98,8 +81,8 @@ class MailboxFile:
         """Make it anew, empty, with its last known owner and mode."""
         fd = self._door.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            if self._owner is not None:
-                uid, gid, mode = self._owner
+            if self.owner is not None:
+                uid, gid, mode = self.owner
                 os.fchown(fd, uid, gid)
                 os.fchmod(fd, mode)
         finally:
@@ -126,10 +109,3 @@ class MailboxFile:
             raise
         self._fd, self._inode = fd, opened.st_ino
         return fd
-
-
-def _fallocate(fd: int, mode: int, offset: int, size: int) -> None:
-    """fallocate(2) with a mode, which Python's os module does not offer."""
-    if _libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(size)) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

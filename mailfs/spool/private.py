@@ -2,6 +2,7 @@
 
     .mailfs/daemon.lock    held (flock) by the daemon of this spool and host
     .mailfs/scratch/UID/   files private to a user: temporary names, editors' swap files
+    .mailfs/journal/       drafts that must survive us (``journal``)
     .mailfs/rescue/        what a refused or lost draft contained
 
 Nothing of a live client's is anywhere else, so after umount the spool is an ordinary spool.
@@ -16,6 +17,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from mailfs.spool.fileio import write_all
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 PRIVATE = b".mailfs"
 SCRATCH: Path = (PRIVATE, b"scratch")
 RESCUE: Path = (PRIVATE, b"rescue")
+JOURNAL: Path = (PRIVATE, b"journal")
 
 
 class SpoolBusyError(Exception):
@@ -41,7 +45,7 @@ class PrivateDirectory:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        for path in ((PRIVATE,), SCRATCH, RESCUE):
+        for path in ((PRIVATE,), SCRATCH, RESCUE, JOURNAL):
             with contextlib.suppress(FileExistsError):
                 door.mkdir(path, 0o700)
         self._lock = door.open((PRIVATE, b"daemon.lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -82,71 +86,69 @@ class PrivateDirectory:
         except FileNotFoundError:
             return []
 
+    def all_scratch(self) -> Iterator[Path]:
+        """The scratch files of all users."""
+        for user in self._door.listdir(SCRATCH):
+            for entry in self._door.listdir((*SCRATCH, user.name)):
+                yield (*SCRATCH, user.name, entry.name)
+
     def sweep(self, keep: float) -> int:
         """Remove scratch files nobody touched for ``keep`` seconds; returns how many."""
         removed = 0
         limit = time.time() - keep
-        for user in self._door.listdir(SCRATCH):
-            for entry in self._door.listdir((*SCRATCH, user.name)):
-                path = (*SCRATCH, user.name, entry.name)
-                with contextlib.suppress(OSError):
-                    found = self._door.stat(path)
-                    if max(found.st_mtime, found.st_ctime) < limit:
-                        self._door.unlink(path)
-                        removed += 1
+        for path in self.all_scratch():
+            with contextlib.suppress(OSError):
+                found = self._door.stat(path)
+                if max(found.st_mtime, found.st_ctime) < limit:
+                    self._door.unlink(path)
+                    removed += 1
         return removed
 
-    # Spill and rescue
+    def sample(self) -> int:
+        """A descriptor of some file of the spool, to be closed by the caller."""
+        return os.dup(self._lock)
 
-    def spill(self) -> SpillFile:
-        """A file without a name, for a draft that is too large for memory."""
-        return SpillFile(self._door.open((PRIVATE,), os.O_TMPFILE | os.O_RDWR, 0o600))
+    # Rescue
 
-    def rescue(self, name: bytes, uid: int, content: Iterator[bytes], why: str) -> None:
-        """Keep what a refused draft contained, owned by the user who wrote it. Never raises."""
-        stamp = time.strftime("%Y%m%dT%H%M%S").encode()
-        kept = name[:180] + b"." + stamp + b".%d" % time.time_ns()
+    def rescue(self, name: bytes, uid: int, content: Iterator[bytes], why: str) -> bool:
+        """Keep what a refused draft contained, owned by the user who wrote it. Never raises.
+
+        Returns:
+            Whether all of it is kept.
+
+        """
+        kept = _rescue_name(name)
         try:
             fd = self._door.open((*RESCUE, kept), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             log.error("%r: a refused draft could not be kept: %s", name, error)  # noqa: TRY400
-            return
+            return False
+        at = 0
         try:
             for chunk in content:
-                _write_all(fd, chunk)
+                write_all(fd, chunk, at)
+                at += len(chunk)
             os.fchown(fd, uid, -1)
         except OSError as error:
             log.error("%r: a refused draft is kept in part (%r): %s", name, kept, error)  # noqa: TRY400
-        else:
-            log.info("%r: a refused draft is kept as .mailfs/rescue/%r: %s", name, kept, why)
+            return False
         finally:
             os.close(fd)
+        log.info("%r: a refused draft is kept as .mailfs/rescue/%r: %s", name, kept, why)
+        return True
+
+    def keep_damaged(self, name: bytes) -> bool:
+        """Move a file of the journal that cannot be read to rescue, as it is. Never raises."""
+        kept = _rescue_name(b"journal-" + name)
+        try:
+            self._door.rename((*JOURNAL, name), (*RESCUE, kept))
+        except OSError as error:
+            log.error("damaged journal file %r could not be moved: %s", name, error)  # noqa: TRY400
+            return False
+        log.error("journal file %r is damaged: kept as .mailfs/rescue/%r", name, kept)
+        return True
 
 
-class SpillFile:
-    """Implements `mailfs.sessions.storage.Spill` on a nameless file."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Write all of ``data``."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            offset += written
-            view = view[written:]
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read ``size`` bytes."""
-        return os.pread(self._fd, size, offset)
-
-    def close(self) -> None:
-        """The file goes with its descriptor."""
-        os.close(self._fd)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _rescue_name(name: bytes) -> bytes:
+    stamp = time.strftime("%Y%m%dT%H%M%S").encode()
+    return name[:180] + b"." + stamp + b".%d" % time.time_ns()

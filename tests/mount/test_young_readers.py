@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import fresh_spool, mounted
 from tests.mount.test_writers import SHELL, write_sources
 from tests.mount.work import fill, settled
 from tests.support.mbox import examine, message, names
+from tests.support.mounts import MODES
 from tests.support.processes import PYTHON, until
 from tests.support.system import program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tests.support.mounts import Place
     from tests.support.users import User
 
@@ -138,6 +143,14 @@ for key in box.keys():
 box.flush()
 box.unlock()
 """
+
+
+@pytest.fixture(params=["passed", "direct"])
+def mail(request: pytest.FixtureRequest, machine: Path, people: dict[str, User]) -> Iterator[Place]:
+    """A mounted spool whose readers read in the kernel, if it can do that, and one where they never do."""
+    options = ["no_passthrough"] if request.param == "direct" else []
+    with mounted(request.node, fresh_spool(machine, people, MODES[1]), options) as place:
+        yield place
 
 
 def wrong(text: bytes) -> str:

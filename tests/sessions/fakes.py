@@ -9,6 +9,7 @@ import trio
 
 from mailfs.locking import LockSettings, LockTable, Requester
 from mailfs.sessions.mailbox import Mailbox
+from mailfs.sessions.record import FREE, Record, State
 from mailfs.sessions.storage import FileState, Times
 from mailfs.sessions.surroundings import Surroundings
 from tests.locking.fakes import FakeOutside, FakeProcess
@@ -29,6 +30,7 @@ class FakeStore:
         self.synced = 0
         self.times: list[Times] = []
         self.failing: OSError | None = None
+        self.owner: tuple[int, int, int] | None = None
 
     @property
     def content(self) -> bytes:
@@ -55,7 +57,7 @@ class FakeStore:
         self.changes += 1
 
     def reserve(self, offset: int, size: int) -> None:
-        pass
+        self.changes += 1  # fallocate(2) sets mtime
 
     def truncate(self, size: int) -> None:
         assert self.text is not None
@@ -68,6 +70,7 @@ class FakeStore:
 
     def set_times(self, times: Times) -> None:
         self.times.append(times)
+        self.changes += 1
 
     def create_again(self) -> None:
         self.text = bytearray()
@@ -77,21 +80,68 @@ class FakeStore:
         pass
 
 
-class FakeSpill:
-    """A spill file in memory."""
+class FakeSlot:
+    """A journal file in memory."""
+
+    def __init__(self, journal: FakeJournal) -> None:
+        self.journal = journal
+        self.text = bytearray()
+        self.record = FREE
+        self.marks: list[Record] = []
+        self.synced = 0
+        self.closed = False
+        self.failing: OSError | None = None
+
+    def write(self, position: int, data: bytes) -> None:
+        if self.failing is not None:
+            raise self.failing
+        if len(self.text) < position:
+            self.text.extend(bytes(position - len(self.text)))
+        self.text[position : position + len(data)] = data
+
+    def read(self, position: int, size: int) -> bytes:
+        return bytes(self.text[position : position + size])
+
+    def mark(self, record: Record) -> None:
+        if self.failing is not None:
+            raise self.failing
+        self.record = record
+        self.marks.append(record)
+
+    def sync(self) -> None:
+        self.synced += 1
+
+    def leave(self) -> None:
+        self.closed = True
+
+    def close(self, *, synced: bool = False) -> None:
+        self.synced += synced
+        self.record = FREE
+        self.closed = True
+        self.journal.slots.remove(self)
+
+
+class FakeJournal:
+    """Journal files in memory."""
+
+    boot = "this boot"
 
     def __init__(self) -> None:
-        self.text = bytearray()
-        self.closed = False
+        self.slots: list[FakeSlot] = []
+        self.last = 0
 
-    def write(self, offset: int, data: bytes) -> None:
-        self.text[offset : offset + len(data)] = data
+    def slot(self) -> FakeSlot:
+        self.slots.append(FakeSlot(self))
+        return self.slots[-1]
 
-    def read(self, offset: int, size: int) -> bytes:
-        return bytes(self.text[offset : offset + size])
+    def sequence(self) -> int:
+        self.last += 1
+        return self.last
 
-    def close(self) -> None:
-        self.closed = True
+    @property
+    def records(self) -> list[Record]:
+        """What a daemon that comes after us would find."""
+        return [slot.record for slot in self.slots if slot.record.state is not State.FREE]
 
 
 class World:
@@ -100,14 +150,16 @@ class World:
     def __init__(self, nursery: trio.Nursery, text: bytes) -> None:
         self.store = FakeStore(text)
         self.outside = FakeOutside()
+        self.journal = FakeJournal()
         self.rescued: list[tuple[bytes, str]] = []
         self.notes: list[tuple[str, str]] = []
         self.locks = LockTable(nursery, LockSettings(), lambda _: self.outside)
         around = Surroundings(
             nursery=nursery,
             offload=self.offload,
-            spill=FakeSpill,
+            journal=self.journal,
             spill_limit=64,
+            durable=False,
             rescue=self._rescue,
             note=lambda _, event, detail: self.notes.append((event, detail)),
         )
@@ -117,8 +169,9 @@ class World:
         await trio.sleep(0.01)
         return function()
 
-    def _rescue(self, _name: bytes, _uid: int, content: Iterator[bytes], why: str) -> None:
+    def _rescue(self, _name: bytes, _uid: int, content: Iterator[bytes], why: str) -> bool:
         self.rescued.append((b"".join(content), why))
+        return True
 
     def client(self, name: str = "prog") -> Requester:
         process = FakeProcess(name)
@@ -127,7 +180,7 @@ class World:
     def append(self, client: Requester, *texts: bytes) -> None:
         for text in texts:
             session = self.mailbox.draft(client.process, client)
-            session.write(session.size, text)
+            self.mailbox.write(session, session.size, text)
             self.mailbox.claim_for(session, client.process)
 
     def save(self, client: Requester, text: bytes) -> None:
@@ -135,7 +188,7 @@ class World:
         session = self.mailbox.draft(client.process, client)
         self.mailbox.check_stale(session)
         session.truncate(0)
-        session.write(0, text)
+        self.mailbox.write(session, 0, text)
 
     def read(self, client: Requester) -> bytes:
         assert client.process is not None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mailfs.sessions.extents import Extents
 from mailfs.sessions.staging import Staging
-from tests.sessions.fakes import FakeSpill
+from tests.sessions.fakes import FakeJournal
 
 OFFSETS = st.integers(0, 60)
 STEPS = st.lists(
@@ -27,7 +27,7 @@ def test_map_is_an_array_of_bytes(
     steps: list[tuple[str, int, bytes]], start: int, length: int
 ) -> None:
     extents, model = Extents(), dict[int, int]()
-    staging = Staging(32, FakeSpill)
+    staging = Staging(32, FakeJournal().slot)
     for what, number, data in steps:
         if what == "write":
             extents.put(number, len(data), staging.append(data))

@@ -10,7 +10,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from mailfs.errors import Cause, Refused
 from mailfs.locking import Mode
+from mailfs.sessions.record import State
 from mailfs.sessions.session import Cursor
+from mailfs.sessions.storage import Times
 from tests.locking.fakes import in_trio
 from tests.sessions.fakes import world
 from tests.sessions.test_merge import message
@@ -210,7 +212,7 @@ async def test_a_full_disk_leaves_the_mailbox_as_it_was() -> None:
 
 
 @in_trio
-async def test_a_deferred_append_that_fails_is_rescued() -> None:
+async def test_a_deferred_append_that_fails_is_tried_again() -> None:
     async with world(A) as w:
         holder, one = w.client("holder"), w.client("writer")
         claim = w.mailbox.lock.dotlock(holder)
@@ -220,7 +222,11 @@ async def test_a_deferred_append_that_fails_is_rescued() -> None:
         w.mailbox.lock.release(claim)
         await wait_all_tasks_blocked()
         assert w.store.content == A
-        assert [text for text, _ in w.rescued] == [B]
+        assert [record.state for record in w.journal.records] == [State.PENDING]
+        w.store.failing = None
+        await trio.sleep(2)
+        assert w.store.content == A + B
+        assert w.journal.records == []
 
 
 @in_trio
@@ -415,7 +421,36 @@ async def test_an_unmount_does_not_wait_for_ever_for_a_program_outside() -> None
         with trio.fail_after(30):
             await w.mailbox.settle()
         assert w.store.content == A
-        assert [text for text, _ in w.rescued] == [B]
+        assert [record.state for record in w.journal.records] == [State.PENDING]
+
+
+@in_trio
+async def test_a_change_outside_that_leaves_the_size_is_a_rewrite() -> None:
+    async with world(A) as w:
+        one = w.client("vi")
+        w.read(one)
+        w.store.write(0, A[:4])  # a new mtime and nothing else
+        with pytest.raises(Refused) as refused:
+            w.save(one, B)
+        assert refused.value.cause is Cause.STALE
+
+
+@in_trio
+async def test_what_we_do_to_the_times_is_no_change_outside() -> None:
+    async with world(A) as w:
+        one, two, three = w.client("vi"), w.client("cat"), w.client("dd")
+        w.read(one)
+        w.append(two, B)  # room is set aside
+        w.mailbox.discard(two.process, "killed")
+        w.mailbox.set_times(Times(1, 2))
+        w.append(three, B)
+        w.store.failing = OSError(errno.ENOSPC, "full")
+        with pytest.raises(OSError, match="full"):
+            await w.close(three)
+        w.store.failing = None
+        w.save(one, C)
+        await w.close(one)
+        assert w.store.content == C
 
 
 @in_trio
@@ -428,7 +463,7 @@ async def test_a_new_file_takes_the_place_beside_a_reader_but_not_of_a_save_that
         assert lock.reader(cat, "cat", 10.0)
         w.read(sed)
 
-        def swap(kept: bytes, _ends_line: bool) -> None:
+        async def swap(kept: bytes, _ends_line: bool) -> None:
             w.store.text = bytearray(C + kept)
             w.store.inode += 1
 

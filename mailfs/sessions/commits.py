@@ -1,0 +1,402 @@
+"""How a draft becomes mail.
+
+Nothing but ``_write`` and ``Mailbox.replace`` changes the real file, and both run under a COMMIT claim, that is, with
+the mailbox's lock and the real file's locks held. A commit goes
+
+1. the draft is taken out of the table of sessions; what its writer writes from now on is a new draft;
+2. the claim is taken. An append that cannot have it at once is *deferred*: it goes to the journal, its writer is told
+   of success, and a task of ours, or whoever commits next, commits it when its turn comes. A rewrite waits for a moment
+   first (its writer is in close() meanwhile);
+3. the real file is looked at: a change made outside counts as an append if it grew, else as a rewrite;
+4. a rewrite is judged against what has happened since its base (``_newer_mail``); appends since are kept behind it,
+   another rewrite since makes it stale: then it is refused, and its content goes to rescue;
+5. it is entered in the journal, the bytes are written (``writing``) and the version goes up.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from mailfs.errors import Cause, Refused
+from mailfs.locking.model import Mode
+from mailfs.sessions.drafts import BLOCK, Drafts
+from mailfs.sessions.journalling import enter
+from mailfs.sessions.merge import missing_messages
+from mailfs.sessions.record import State
+from mailfs.sessions.storage import Times
+from mailfs.sessions.writing import Append, Rewrite, StuckError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailfs.locking.mailbox import MailboxLock
+    from mailfs.locking.model import Requester
+    from mailfs.locking.rules import Claim
+    from mailfs.sessions.session import Session
+    from mailfs.sessions.storage import Store
+    from mailfs.sessions.surroundings import Surroundings
+    from mailfs.sessions.writing import Work
+
+log = logging.getLogger(__name__)
+
+SMALL = 256 * 1024
+"""Bytes that are written in the loop; more than that, or a sync, goes to a thread."""
+
+RETRY = 1.0
+MOST = 60.0
+"""Seconds until a commit that a writer was told of is tried again after an error of the disk: first, and at most."""
+
+
+class Commits(Drafts):
+    """Commits drafts."""
+
+    def __init__(self, name: bytes, store: Store, lock: MailboxLock, around: Surroundings) -> None:
+        super().__init__(name, store, lock, around)
+        self._draining = False
+        self._failed: OSError | None = None  # why the first of the deferred could not be written
+
+    async def commit(self, key: object, *, patience: float, reported: bool = True) -> None:
+        """Make the draft of ``key`` part of the mailbox.
+
+        Args:
+            key: whose draft.
+            patience: seconds a rewrite may wait for the lock before it is deferred.
+            reported: the writer hears of an error; if not, what it wrote goes to rescue.
+
+        Raises:
+            Refused: STALE, FENCED; the draft is then in rescue, or gone.
+            OSError: of the backing filesystem.
+        """
+        session = self._take(key)
+        if session is None:
+            return
+        if session.fenced:
+            self._end(session)
+            raise Refused(Cause.FENCED, "the draft was discarded")
+        if not session.dirty:
+            self._end(session)
+            return
+        if session.rewriting:
+            self.lock.end_reading(session.requester.process)
+        try:
+            claim = await self._claim_for_commit(session, patience)
+            with trio.CancelScope(shield=True):
+                await self._commit_or_defer(session, claim)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._defer_or_rescue(session)
+            raise
+        except (Refused, OSError) as error:
+            stale = isinstance(error, Refused) and error.cause is Cause.STALE
+            if stale or not reported:
+                self._rescue(session, str(error))
+            self._end(session)
+            raise
+
+    async def _commit_or_defer(self, session: Session, claim: Claim | None) -> None:
+        if claim is None:
+            if session.rewriting:
+                self.check_stale(session)
+            await self._defer(session)
+            return
+        try:
+            await self._work_off(session.requester)
+            await self._write(session)
+            self._end(session)
+            self._trim()
+        finally:
+            self.lock.release(claim)
+
+    async def _claim_for_commit(self, session: Session, patience: float) -> Claim | None:
+        """The mailbox, at once for an append, after a moment for a rewrite; None: later."""
+        mode = Mode.WRITE if session.rewriting or self.deferred else Mode.APPEND
+        claim = self.lock.try_commit(session.requester, mode)
+        if claim is None and session.rewriting and patience > 0:
+            try:
+                claim = await self.lock.commit(session.requester, mode, patience)
+            except Refused as refusal:
+                log.debug("%r: rewrite waits: %s", self.name, refusal)
+        return claim
+
+    def _take(self, key: object) -> Session | None:
+        """Take a draft out of the table, under all the handles it was written through."""
+        session = self.sessions.get(key)
+        self.sessions = {k: s for k, s in self.sessions.items() if s is not session}
+        return session
+
+    def discard(self, key: object, why: str) -> None:
+        """Drop a draft; nothing of it lands."""
+        session = self._take(key)
+        if session is None:
+            return
+        if session.dirty:
+            self._around.note(self.name, "discard", f"{why}: {session.describe()}")
+        self._end(session)
+        if self._spare_room:
+            self._trim_later(session.requester)
+
+    # Commits that wait for their turn
+
+    def adopt(self, session: Session) -> None:
+        """Take over a draft that an earlier daemon has left in the journal, and commit it when its turn comes."""
+        record, state = session.record, self._state
+        found = record.found if record is not None else None
+        grown = found and state and state.inode == found.inode and state.size >= found.size
+        session.base = session.base._replace(rewrites=self.rewrites if grown else -1)
+        self.deferred.append(session)
+        self._drain_later()
+
+    def give_up(self, session: Session, why: str) -> bool:
+        """Move a draft that an earlier daemon has left to rescue. Returns whether all of it is kept there."""
+        kept = self._rescue(session, why)
+        self._end(session)
+        return kept
+
+    async def _defer(self, session: Session) -> None:
+        """Enter a draft in the journal, so that its writer can be told of success. Raises OSError."""
+        self._give_up(session)
+        synced = session.synced or self._around.durable
+        enter(session, State.PENDING, self.name, self.store, self._around.journal, synced=synced)
+        if synced:
+            slot = session.staging.slot()
+            await self._around.offload(slot.sync)
+        self._around.note(self.name, "defer", session.describe())
+        self.deferred.append(session)
+        self._drain_later()
+
+    async def _defer_or_rescue(self, session: Session) -> None:
+        try:
+            await self._defer(session)
+        except OSError as error:
+            self._rescue(session, str(error))
+            self._end(session)
+
+    def _drain_later(self) -> None:
+        if not self._draining:
+            self._draining = True
+            self._around.nursery.start_soon(self._drain, name=f"commit later {self.name!r}")
+
+    async def _drain(self) -> None:
+        try:
+            await self._commit_deferred()
+        finally:
+            self._draining = False
+
+    async def _commit_deferred(self) -> None:
+        """Commit what was deferred, when its turn at the lock comes; after an error of the disk, again and again."""
+        pause = RETRY
+        while self.deferred:
+            session = self.deferred[0]
+            try:
+                claim = await self.lock.commit(session.requester, Mode.WRITE, math.inf)
+            except Refused as refusal:
+                log.warning("%r: deferred commit waits on: %s", self.name, refusal)
+                await trio.sleep(RETRY)
+                continue
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._work_off(session.requester)
+                    self._trim()
+                finally:
+                    self.lock.release(claim)
+            if self._failed is None:
+                pause = RETRY
+                continue
+            log.error(
+                "%r: %s waits in the journal: %s; next try in %g s",
+                self.name,
+                session.describe(),
+                self._failed.strerror,
+                pause,
+            )
+            await trio.sleep(pause)
+            pause = min(2 * pause, MOST)
+
+    async def _work_off(self, requester: Requester, *, own_only: bool = False) -> None:
+        """Commit what was deferred, in order, under a claim that is held.
+
+        All of it, so that no backlog grows while mail keeps coming; but while an agent holds a lock of its own only
+        what it deferred itself. An error of the disk ends it: the rest waits in the journal.
+        """
+        self._failed = None
+        locked = own_only or any(claim.explicit for claim in self.lock.claims)
+        for session in list(self.deferred):
+            if session not in self.deferred or (
+                locked and session.requester.process is not requester.process
+            ):
+                continue
+            self.deferred.remove(session)
+            try:
+                await self._write(session)
+            except Refused as refusal:
+                log.error("%r: deferred commit refused: %s", self.name, refusal)  # noqa: TRY400 -- no bug
+                self._rescue(session, str(refusal))
+            except OSError as error:
+                self._failed = error
+                if self.stuck is None or self.stuck.session is not session:
+                    self.deferred.appendleft(session)
+                return
+            self._end(session)
+
+    # The writing itself
+
+    async def _write(self, session: Session) -> None:
+        """Write the session to the real file; a COMMIT claim is held."""
+        await self._finish_stuck()
+        self.refresh()
+        if self._state is None:
+            self.store.create_again()
+            self._state = self.store.state()
+        journal, durable = self._around.journal, self._around.durable
+        work: Work
+        if session.rewriting:
+            kept = self._newer_mail(session)
+            work = Rewrite(self.name, self.store, session, journal, kept, durable=durable)
+        else:
+            work = Append(self.name, self.store, session, journal, self.size, durable=durable)
+        before = self.now
+        try:
+            if work.bytes > SMALL or session.synced or durable:
+                await self._in_thread(work.run)
+            else:
+                work.run()
+        except StuckError as error:
+            log.error("%r is half written: %s", self.name, error)  # noqa: TRY400 -- the disk's
+            self.stuck = error.work
+            raise
+        except OSError:
+            self._reserved = 0
+            self._own_change()  # it was cut back
+            raise
+        finally:
+            self.store.rest()
+        self._state = self.store.state()
+        self.version += 1
+        if session.rewriting:
+            self._rewritten()
+            self._readers.saved(session.requester.process, self.rewrites, session.size)
+            self._around.note(self.name, "rewrite", session.describe())
+        else:
+            self._readers.appended(session.requester.process, before, self.now)
+
+    async def _in_thread(self, function: Callable[[], None]) -> None:
+        """Run what changes the file; reads wait meanwhile."""
+        self.settled = trio.Event()
+        try:
+            await self._around.offload(function)
+        finally:
+            self.settled.set()
+
+    async def _finish_stuck(self) -> None:
+        """Bring to an end what the disk kept from it. Raises OSError: it is not over."""
+        work = self.stuck
+        if work is None:
+            return
+        await self._in_thread(work.finish)
+        self.stuck = None
+        log.warning("%r is whole again", self.name)
+        record = work.session.record
+        if record is not None and record.state is State.PENDING:
+            self.deferred.appendleft(work.session)
+        else:
+            self._end(work.session)
+        self._state = self.store.state()
+        self.version += 1
+        self._rewritten()
+
+    async def retry_stuck(self) -> None:
+        """Try to bring a half-written mailbox to one of its states, if its lock is free. Never raises."""
+        if self.stuck is None:
+            return
+        try:
+            claim = self.lock.try_commit(self.stuck.session.requester, Mode.WRITE)
+        except Refused:
+            return
+        if claim is None:
+            return
+        try:
+            with trio.CancelScope(shield=True):
+                await self._finish_stuck()
+        except OSError as error:
+            log.debug("%r is half written still: %s", self.name, error)
+        finally:
+            self.store.rest()
+            self.lock.release(claim)
+        if self.deferred:
+            self._drain_later()
+
+    def _newer_mail(self, session: Session) -> bytes:
+        """The messages that must follow what the session saves.
+
+        Raises:
+            Refused: STALE.
+        """
+        self.check_stale(session)
+        known = session.known
+        if self.size <= known:
+            return b""
+        horizon = min(session.base.horizon, self.size)
+        window = self.store.read(known, horizon - known)
+        later = self.store.read(horizon, self.size - horizon)
+        if window:
+            window = missing_messages(window, session.read(self.store, 0, session.size))
+        if window or later:
+            kept = len(window) + len(later)
+            self._around.note(self.name, "merge", f"{kept} bytes of newer mail kept behind a save")
+        return window + later
+
+    def _rescue(self, session: Session, why: str) -> bool:
+        store = self.store if self.store.state() is not None else None
+        kept = self._around.rescue(self.name, session.requester.uid, session.remains(store), why)
+        if not kept and session.record is not None:
+            session.staging.leave()  # in the journal, for the next daemon
+        return kept
+
+    def _end(self, session: Session) -> None:
+        """A draft is over; one whose work is stuck is not."""
+        self._give_up(session)
+        if self.stuck is not None and self.stuck.session is session:
+            return
+        if session.times is not None:
+            try:
+                self.set_times(session.times)
+            except OSError as error:
+                log.info("%r: time stamps not set: %s", self.name, error)
+        session.close()
+
+    # Room that was set aside
+
+    @property
+    def _spare_room(self) -> bool:
+        """Whether more is set aside than what is staged can need."""
+        return self._reserved > self.size + BLOCK and not (self.sessions or self.deferred)
+
+    def _trim(self) -> None:
+        """Give back room set aside for drafts that are no more; the lock is held."""
+        if not self._spare_room or self.stuck is not None:
+            return
+        self._reserved = 0
+        try:
+            before = self.store.state()
+            if before is not None and before == self._state:
+                self.store.truncate(before.size)
+                self.store.set_times(Times(None, before.mtime_ns))
+        except OSError as error:
+            log.info("%r: room set aside is not given back: %s", self.name, error)
+        finally:
+            self.store.rest()
+        self._state = self.store.state()
+
+    def _trim_later(self, requester: Requester) -> None:
+        """The same, if the lock is free; else the next commit does it."""
+        try:
+            claim = self.lock.try_commit(requester, Mode.WRITE)
+        except Refused:
+            return
+        if claim is not None:
+            self._trim()
+            self.lock.release(claim)
