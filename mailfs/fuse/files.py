@@ -42,6 +42,7 @@ from mailfs.fuse.opening import Opening
 from mailfs.fuse.passthrough import Way
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
+from mailfs.sessions.readers import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,7 +206,9 @@ class Files:
         session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
-        if offset == 0 and mailbox.is_file(os.fstat(handle.fd).st_ino):
+        if not mailbox.is_file(os.fstat(handle.fd).st_ino):
+            handle.began = GONE
+        elif offset == 0:
             handle.began = mailbox.rewrites
         text = os.pread(handle.fd, size, offset)
         if handle.opener is not None and offset + len(text) >= mailbox.size:

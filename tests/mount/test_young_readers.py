@@ -122,12 +122,23 @@ def python(sign):
 while not (os.path.exists(where + "/stop") and all(saves.values())):
     kind = kinds[turn % len(kinds)]
     turn += 1
-    try:
-        globals()[kind](b"%s-%d" % (kind.encode(), turn))
-        saves[kind] += 1
-    except OSError as error:
-        if error.errno not in (errno.ESTALE, errno.EAGAIN, errno.EEXIST):
-            raise
+    out, to = os.pipe()
+    if not os.fork():  # as a program does that is started to edit, and ends: what an earlier one knew does not count
+        try:
+            globals()[kind](b"%s-%d" % (kind.encode(), turn))
+            saved = 1
+        except OSError as error:
+            if error.errno not in (errno.ESTALE, errno.EAGAIN, errno.EEXIST):
+                raise
+            saved = 0
+        os.write(to, b"%f %d" % (slowest, saved))
+        os._exit(0)
+    os.close(to)
+    took, saved = os.read(out, 99).split()
+    os.close(out)
+    os.wait()
+    slowest = max(slowest, float(took))
+    saves[kind] += int(saved)
     time.sleep(0.2)
 print(slowest, *saves.values())
 """

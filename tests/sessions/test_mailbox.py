@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from mailfs.errors import Cause, Refused
 from mailfs.locking import Mode
+from mailfs.sessions.readers import GONE
 from mailfs.sessions.record import State
 from mailfs.sessions.session import Cursor
 from mailfs.sessions.storage import Times
@@ -512,4 +513,21 @@ async def test_two_saves_with_readers_of_their_own_are_not_in_each_others_way() 
         with pytest.raises(Refused):
             await w.close(clients[1])
         assert trio.current_time() - start < 0.1
+        assert w.store.content == B
+
+
+@in_trio
+async def test_a_lock_makes_nobody_trusted_who_reads_the_file_that_was_replaced() -> None:
+    async with world(A) as w:
+        client = w.client()
+        w.mailbox.lock.dotlock(client)
+        assert client.process is not None
+        w.mailbox.saw(client.process, GONE)
+        with pytest.raises(Refused) as refused:
+            w.save(client, C)
+        assert refused.value.cause is Cause.STALE
+        w.mailbox.discard(client.process, "refused")
+        w.read(client)
+        w.save(client, B)
+        await w.close(client)
         assert w.store.content == B
