@@ -42,6 +42,7 @@ from mailfs.fuse.passthrough import Passthrough
 from mailfs.host.processes import ProcessTable
 from mailfs.locking.posix import FileLocks
 from mailfs.policy.budgets import Budget
+from mailfs.policy.programs import Programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,6 +215,7 @@ class Daemon:
             scratch_bytes=Budget("scratch bytes", policy.scratch_bytes, trusted),
             open_files=Budget("open files", policy.open_files, trusted),
             passthrough=passthrough,
+            programs=_programs(config),
         )
         context = self.context
         numbers = Numbers(
@@ -323,6 +325,13 @@ def _passthrough(private: PrivateDirectory, spool: str, options: MountOptions) -
     if beneath is not None and beneath.fstype in STACKED:
         return Passthrough(private.sample, f"the spool is on {beneath.fstype}")
     return Passthrough(private.sample)
+
+
+def _programs(config: Config) -> Programs:
+    """Paths as they are written, and as the kernel will tell them: without symbolic links (/bin, /lib)."""
+    held = config.programs.session_hold
+    real = {os.path.realpath(name) for name in held if name.startswith("/")}
+    return Programs(session_hold=frozenset(held) | real)
 
 
 def _directory_mode(text: str) -> int | None:

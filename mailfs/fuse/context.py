@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mailfs.locking.posix import FileLocks
     from mailfs.locking.table import LockTable
     from mailfs.policy.budgets import Budget
+    from mailfs.policy.programs import Programs
     from mailfs.sessions.mailbox import Mailbox
     from mailfs.sessions.surroundings import Surroundings
     from mailfs.spool.backing_locks import BackingLocks
@@ -64,6 +65,7 @@ class Context:
     scratch_files: Budget
     scratch_bytes: Budget
     open_files: Budget
+    programs: Programs
     passthrough: Passthrough
     mailbox: Callable[[bytes], Mailbox]  # of a name, whether or not its file exists
     mailboxes: dict[bytes, Mailbox]  # those something is known of

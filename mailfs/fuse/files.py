@@ -38,13 +38,16 @@ from mailfs.fuse.nodes import (
     RescueNode,
     ScratchNode,
 )
+from mailfs.fuse.opening import Opening
 from mailfs.fuse.passthrough import Way
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
+from mailfs.sessions.readers import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mailfs.fuse.bridge import Interrupt
     from mailfs.fuse.namespace import Namespace
     from mailfs.fuse.replace import Replacing
     from mailfs.locking.model import Process
@@ -64,6 +67,7 @@ class Files:
         self._context = context
         self._namespace = namespace
         self._replacing = replacing
+        self._opening = Opening(context)
 
     def handle(self, number: int) -> Handle:
         """The open file of a number; EBADF if there is none."""
@@ -84,14 +88,15 @@ class Files:
             self._context.open_files.give(who.uid)
             raise
 
-    async def open(self, node: Node, flags: int, who: Who) -> Handle:
-        """Open a node, within `reserved`. The kernel has checked the mode bits."""
-        handle = await self._open(node, flags, who)
+    async def open(self, node: Node, flags: int, who: Who, *, may_wait: bool = True) -> Handle:
+        """Open a node, within `reserved`. The kernel has checked the mode bits; a create must not wait."""
+        interrupt = watch_interrupt() if may_wait and isinstance(node, MailboxNode) else None
+        handle = await self._open(node, flags, who, interrupt)
         handle.uid = who.uid
         self._context.handles.add(handle)
         return handle
 
-    async def _open(self, node: Node, flags: int, who: Who) -> Handle:
+    async def _open(self, node: Node, flags: int, who: Who, interrupt: Interrupt | None) -> Handle:
         number = self._context.handles.number()
         if isinstance(node, RescueNode) and flags & os.O_ACCMODE == os.O_RDONLY:
             return FileHandle(number, node, fd=self._namespace.rescue.open(node, who))
@@ -107,7 +112,7 @@ class Files:
                 lock.truncate(0)
             return LockHandle(number, node, lock=lock)
         if isinstance(node, MailboxNode):
-            return await self._open_mailbox(number, node, flags, who)
+            return await self._open_mailbox(number, node, flags, who, interrupt)
         if isinstance(node, FileNode):
             fd = self._context.door.open(node.path, flags & _KEPT)
             if stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -121,17 +126,33 @@ class Files:
         requester = who.requester(mailbox, may_write=True)
         return bool(lock and lock.claim and lock.claim.agent.covers(requester))
 
-    async def _open_mailbox(self, number: int, node: MailboxNode, flags: int, who: Who) -> Handle:
+    async def _open_mailbox(
+        self, number: int, node: MailboxNode, flags: int, who: Who, interrupt: Interrupt | None
+    ) -> Handle:
+        mailbox = node.mailbox
+        if mailbox.closing and interrupt is not None:
+            await self._wait_closed(node, interrupt)
+        young = await self._opening.admit(number, mailbox, flags, who, interrupt)
+        try:
+            handle = self._mailbox_handle(number, node, flags, who)
+        except BaseException:
+            self._opening.failed(mailbox, young, who)
+            raise
+        handle.young = young
+        return handle
+
+    def _mailbox_handle(
+        self, number: int, node: MailboxNode, flags: int, who: Who
+    ) -> MailboxHandle:
         mailbox = node.mailbox
         writable = flags & os.O_ACCMODE in WRITING
-        if node.mailbox.closing:
-            await self._wait_closed(node)
         fd = self._context.door.open((mailbox.name,), os.O_RDONLY)
         process = who.process
         handle = MailboxHandle(number, node, mailbox=mailbox, fd=fd, opener=process)
         try:
             handle.cursor.told = mailbox.refresh()
             handle.opened = mailbox.now
+            handle.began = mailbox.rewrites
             if flags & os.O_TRUNC and writable:
                 session = mailbox.draft(handle, who.requester(mailbox.name, may_write=True))
                 mailbox.check_stale(session)
@@ -149,13 +170,12 @@ class Files:
             mailbox.touch(Requester(process, who.uid, who.pid))
         return handle
 
-    async def _wait_closed(self, node: MailboxNode) -> None:
+    async def _wait_closed(self, node: MailboxNode, interrupt: Interrupt) -> None:
         """What a program wrote before it ended is there when the next one opens the mailbox.
 
         RELEASE is sent in the background, but before the parent hears of its child's end; whether the writer was
         killed takes a moment to find out.
         """
-        interrupt = watch_interrupt()
         with trio.move_on_after(self._context.limits.open_wait) as scope:
             interrupt.on_interrupt(scope.cancel)
             await node.mailbox.closing.wait()
@@ -188,6 +208,10 @@ class Files:
         session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
+        if not mailbox.is_file(os.fstat(handle.fd).st_ino):
+            handle.began = GONE
+        elif offset == 0:
+            handle.began = mailbox.rewrites
         text = os.pread(handle.fd, size, offset)
         if handle.opener is not None:
             self._note_read(handle, handle.opener, offset + len(text))
@@ -198,9 +222,9 @@ class Files:
         """A process has read to ``end``: all there is, or all there was when it opened the mailbox."""
         mailbox = handle.mailbox
         if end >= mailbox.size:
-            mailbox.saw(process)
-        elif end == handle.opened.size and handle.opened.rewrites == mailbox.rewrites:
-            mailbox.saw(process, handle.opened)
+            mailbox.saw(process, handle.began)
+        elif end == handle.opened.size and handle.opened.rewrites == handle.began:
+            mailbox.saw(process, handle.began, end)
 
     async def _wait_settled(self, handle: MailboxHandle) -> None:
         """Wait for the end of a commit that is being written, or for the client to give up."""
@@ -319,7 +343,10 @@ class Files:
         self._context.open_files.give(handle.uid)
         try:
             if isinstance(handle, MailboxHandle):
-                await self._release_mailbox(handle)
+                try:
+                    await self._release_mailbox(handle)
+                finally:
+                    self._opening.closed(handle)
             elif isinstance(handle.node, ScratchNode) and handle.node.replaces is not None:
                 log.info("%r: its new file was not closed by its maker", handle.node.replaces)
         finally:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mailfs.fuse.lockfile import LockFile
     from mailfs.fuse.nodes import Node
     from mailfs.locking.model import Process
+    from mailfs.locking.rules import Claim
     from mailfs.sessions.mailbox import Mailbox
     from mailfs.sessions.readers import Window
 
@@ -76,6 +77,8 @@ class MailboxHandle(Handle):
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
         opened: the mailbox as it was then.
+        began: how often the mailbox had been rewritten when reading through it last began at the beginning.
+        young: the claim of an unlocked reader, which may be over long since.
         way: how it reads and writes.
         backing: the kernel's id of the real file its node is passed through to; None: it is not.
         window: what its opener may have read through it, where its reads do not reach us.
@@ -89,6 +92,8 @@ class MailboxHandle(Handle):
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
     opened: Base = UNKNOWN
+    began: int = 0
+    young: Claim | None = None
     way: Way = Way.DIRECT
     backing: int | None = None
     window: Window | None = None

@@ -254,16 +254,24 @@ class Namespace:
         return entry
 
     def _by_path_or_handle(self, node: Node, path: Path) -> os.stat_result:
-        """A file that was removed or replaced is still there for those who have it open."""
+        """A file that was removed or replaced is still there for those who have it open.
+
+        For others it is stale if another has taken its name: the kernel then looks the name up again (do_filp_open()
+        and filename_lookup() in fs/namei.c), so that nobody is told that there is none.
+        """
+        replaced = False
         try:
             found = self._context.door.stat(path)
             if self._still(node, found):
                 return found
+            replaced = True
         except FileNotFoundError:
             pass
         for handle in self._context.handles.of(node):
             if isinstance(handle, FileHandle | MailboxHandle):
                 return os.fstat(handle.fd)
+        if replaced:
+            raise OSError(errno.ESTALE, "another file has its name")
         raise FileNotFoundError(errno.ENOENT, "the file is gone")
 
     def _still(self, node: Node, found: os.stat_result) -> bool:

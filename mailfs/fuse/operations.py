@@ -130,7 +130,7 @@ class Operations(pyfuse3.Operations):
             node, new = await self._entries.create(parent, name, mode, who)
             if not new and flags & os.O_EXCL:
                 raise OSError(errno.EEXIST, "exists")
-            handle = await self._files.open(node, flags, who)
+            handle = await self._files.open(node, flags, who, may_wait=False)
         return self._file_info(handle), self._entry(node, who, handle)
 
     @_answer

@@ -80,6 +80,8 @@ class Commits(Drafts):
         if not session.dirty:
             self._end(session)
             return
+        if session.rewriting:
+            self.lock.end_reading(session.requester.process)
         try:
             claim = await self._claim_for_commit(session, patience)
             with trio.CancelScope(shield=True):
@@ -214,14 +216,14 @@ class Commits(Drafts):
             await trio.sleep(pause)
             pause = min(2 * pause, MOST)
 
-    async def _work_off(self, requester: Requester) -> None:
+    async def _work_off(self, requester: Requester, *, own_only: bool = False) -> None:
         """Commit what was deferred, in order, under a claim that is held.
 
         All of it, so that no backlog grows while mail keeps coming; but while an agent holds a lock of its own only
         what it deferred itself. An error of the disk ends it: the rest waits in the journal.
         """
         self._failed = None
-        locked = any(claim.explicit for claim in self.lock.claims)
+        locked = own_only or any(claim.explicit for claim in self.lock.claims)
         for session in list(self.deferred):
             if session not in self.deferred or (
                 locked and session.requester.process is not requester.process

@@ -114,10 +114,22 @@ class Drafts:
 
     # What its readers know
 
-    def saw(self, process: Process, base: Base | None = None) -> None:
-        """The process has read the mailbox to its end, or to what was its end."""
+    def saw(self, process: Process, began: int | None = None, size: int | None = None) -> None:
+        """The process has read the mailbox to its end.
+
+        Args:
+            process: who.
+            began: how often the mailbox had been rewritten when it began to read. If that has changed, what it has is
+                of several versions or of an old one, and nothing that could be saved.
+            size: how far it has read, bytes, if that was the end when it opened the mailbox.
+        """
         self.refresh()
-        self._readers.saw(process, base or self.now)
+        base = self.now if began is None else self.now._replace(rewrites=began)
+        self._readers.saw(process, base if size is None else Base(base.rewrites, size, size))
+
+    def is_file(self, inode: int) -> bool:
+        """Whether the mailbox is this file, as of the last look, and not one renamed over it."""
+        return self._state is not None and self._state.inode == inode
 
     def opened(self, process: Process | None) -> Window | None:
         """A process has opened the mailbox to read it without our seeing; `closed` must follow."""

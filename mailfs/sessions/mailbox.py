@@ -43,8 +43,7 @@ class Mailbox(Images):
 
     def touch(self, requester: Requester) -> None:
         """The agent is at work on the mailbox, so its lock is not idle."""
-        if self.lock.claims:
-            self.lock.touch(requester)
+        self.lock.touch(requester)
 
     async def replace(
         self,
@@ -69,11 +68,14 @@ class Mailbox(Images):
         if self.lock.fenced(requester):
             raise Refused(Cause.FENCED, repr(requester))
         claim = self.lock.try_commit(requester, Mode.WRITE)
+        beside = claim is None and self._may_go_beside(requester)
+        if beside:  # those who read go on reading the old file
+            claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
         try:
             await self._finish_stuck()
-            await self._work_off(requester)
+            await self._work_off(requester, own_only=beside)
             self.refresh()
             base, trusted = self._base_for(requester)
             if not trusted and base.rewrites != self.rewrites:
@@ -91,9 +93,22 @@ class Mailbox(Images):
                 ends_line = not text or text.endswith(b"\n")
             await swap(kept, ends_line)
             self.replaced(requester.process, kept=len(kept))
+            self.lock.end_readers()
             self._around.note(self.name, "replace", f"by uid {requester.uid} pid {requester.pid}")
         finally:
             self.lock.release(claim)
+
+    def _may_go_beside(self, requester: Requester) -> bool:
+        """Whether a new file may take the mailbox's place before those who read the old one are done.
+
+        Not before what was begun is finished, nor before a save that was taken, as that would make it stale; but who
+        has the lock comes before saves that wait for it.
+        """
+        locked = self.lock.locked_by(requester)
+        return self.stuck is None and not any(
+            session.rewriting and (not locked or session.requester.process is requester.process)
+            for session in self.deferred
+        )
 
     async def remove(self, requester: Requester, action: Callable[[], None]) -> None:
         """Take the file away from this name (unlink, or rename to another), with the lock held for the moment.
@@ -108,11 +123,12 @@ class Mailbox(Images):
         await self.commit_own(requester)
         if self.lock.fenced(requester):
             raise Refused(Cause.FENCED, repr(requester))
-        claim = self.lock.try_commit(requester, Mode.WRITE)
+        claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be removed now")
         try:
             action()
+            self.lock.end_readers()
             self.store.rest()
             self.refresh()
         finally:
@@ -139,6 +155,7 @@ class Mailbox(Images):
         with trio.move_on_after(SETTLE):
             while self.deferred or self.stuck:
                 await self.retry_stuck()
+                self.lock.end_readers()
                 for claim in self.lock.claims:
                     if claim.kind is not Kind.COMMIT:
                         self.lock.revoke(claim, "unmount")

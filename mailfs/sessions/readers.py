@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from mailfs.locking.model import Process
 
 
+GONE = -1
+"""Stands for the number of rewrites where what was read is a file that another was renamed over."""
+
+
 @dataclass(slots=True)
 class Seen:
     """What a process has read of the mailbox, and when (seconds, trio's clock)."""
@@ -133,7 +137,9 @@ class Readers:
         """The state a process builds on when it writes, and whether it is trusted to know what it does.
 
         Whoever holds an explicit exclusive lock and has read the mailbox under it, or opened it to read unseen, is
-        trusted as it is. A process that never read the mailbox to its end means the mailbox as it is now.
+        trusted as it is, unless it was another file: who opens the mailbox, waits for its lock, and meanwhile a new
+        file takes its place, reads the old one under the lock (Python's mailbox). A process that never read the mailbox
+        to its end means the mailbox as it is now.
 
         Args:
             process: who writes.
@@ -141,8 +147,10 @@ class Readers:
             now: the mailbox as it is.
         """
         seen = self._known(process, now)
-        if seen is None or (locked is not None and seen.at >= locked):
+        if seen is None:
             return now, locked is not None
+        if locked is not None and seen.at >= locked and seen.base.rewrites != GONE:
+            return now, True
         return seen.base, False
 
     def _known(self, process: Process | None, now: Base) -> Seen | None:
