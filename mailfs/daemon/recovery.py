@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from mailfs.locking.model import Mode
-from mailfs.sessions.journalling import is_whole, recovered
+from mailfs.sessions.journalling import is_whole, recovered, withdraw
 from mailfs.sessions.record import Damaged, Record, State
 from mailfs.sessions.recovery import Verdict, What, carry_out, judge
-from mailfs.spool.journal import look
+from mailfs.spool.journal import boot_id, look
 from mailfs.spool.mailbox_file import MailboxFile
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def _planned(door: Door, file: JournalFile, header: Record | Damaged) -> Step:
     if header.state is State.FREE:
         return Step(file.name, b"", What.NOTHING, "")
     session = recovered(file, header)
-    verdict = judge(MailboxFile(door, (header.name,)), session, whole=is_whole(file, header))
+    store = MailboxFile(door, (header.name,))
+    verdict = judge(store, session, boot_id(), whole=is_whole(file, header))
     return Step(file.name, header.name, verdict.what, verdict.why, session.describe())
 
 
@@ -78,22 +79,40 @@ async def recover(core: Core, patience: float = PATIENCE) -> list[Step]:
 
     """
     steps = []
+    waiting: list[tuple[Mailbox, Session]] = []
     with trio.move_on_after(patience) as limit:
-        for file, header in core.journal.left():
-            step = await _recover(core, file, header, limit)
+        for file, header in sorted(core.journal.left(), key=_waits):
+            step = await _recover(core, file, header, limit, waiting)
             if step is None:
                 continue
             steps.append(step)
             level = logging.WARNING if step.what is What.RESCUE else logging.INFO
             log.log(level, "recovery of %r: %s: %s (%s, journal file %r)",
                     step.mailbox, step.what.value, step.why, step.draft, step.file)  # fmt: skip
+    # Only now that no mailbox is half written: from here on they are committed in the background.
+    for mailbox, session in sorted(waiting, key=_sequence):
+        mailbox.adopt(session)
     drop_aliases(core.door, core.private)
     core.journal.prepare()
     return steps
 
 
+def _waits(each: tuple[JournalFile, Record | Damaged]) -> bool:
+    header = each[1]
+    return isinstance(header, Damaged) or header.state in (State.PENDING, State.SYNCED)
+
+
+def _sequence(each: tuple[Mailbox, Session]) -> int:
+    record = each[1].record
+    return record.sequence if record is not None else 0
+
+
 async def _recover(
-    core: Core, file: JournalFile, header: Record | Damaged, limit: trio.CancelScope
+    core: Core,
+    file: JournalFile,
+    header: Record | Damaged,
+    limit: trio.CancelScope,
+    waiting: list[tuple[Mailbox, Session]],
 ) -> Step | None:
     if isinstance(header, Damaged):
         kept = core.private.keep_damaged(file.name)
@@ -111,7 +130,7 @@ async def _recover(
         verdict = work.judge()
         step = Step(file.name, name, verdict.what, verdict.why, session.describe())
         if verdict.what is What.COMMIT:
-            mailbox.adopt(session)
+            waiting.append((mailbox, session))
             return step
         if verdict.what is What.RESCUE:
             done = mailbox.give_up(session, verdict.why)
@@ -134,6 +153,8 @@ async def _recover(
         log.error("journal file %r of %r cannot be used: %s", file.name, name, error)  # noqa: TRY400
         file.leave()
         return Step(file.name, name, What.RESCUE, str(error))
+    if work.waits:
+        waiting.append((mailbox, session))
     return step._replace(done=True)
 
 
@@ -158,7 +179,14 @@ class Unfinished:
 
     def judge(self) -> Verdict:
         """What is to be done. Raises OSError."""
-        return judge(self._mailbox.store, self.session, whole=self._whole)
+        boot = self._core.journal.boot
+        return judge(self._mailbox.store, self.session, boot, whole=self._whole)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be committed like what waits for a lock: the mailbox was replaced meanwhile."""
+        record = self.session.record
+        return record is not None and record.state is State.PENDING
 
     def run(self) -> None:
         """It was begun already."""
@@ -166,16 +194,24 @@ class Unfinished:
 
     def finish(self) -> None:
         """Cut back, or finish. Raises OSError."""
-        record = self.session.record
-        store = self._mailbox.store
-        verdict = self.judge()
+        verdict = self.judge()  # again: it may have waited for a lock, while somebody else had it
+        if verdict.what is What.COMMIT:
+            withdraw(self.session, State.PENDING)
+            return
+        if verdict.what is What.RESCUE:
+            self._mailbox.give_up(self.session, verdict.why)
+            return
         if verdict.what is not What.NOTHING:
-            if record is not None and record.boot != self._core.journal.boot and not record.synced:
-                self._keep_copy()
-            carry_out(store, self.session, verdict, self._rescue)
-            if self._core.surroundings.durable or self.session.synced:
-                store.sync()
+            self._carry_out(verdict)
         self.session.staging.close()
+
+    def _carry_out(self, verdict: Verdict) -> None:
+        record, core, mailbox = self.session.record, self._core, self._mailbox
+        if record is not None and record.boot != core.journal.boot and not record.synced:
+            self._keep_copy()
+        carry_out(mailbox.name, mailbox.store, self.session, core.journal, verdict, self._rescue)
+        if core.surroundings.durable or self.session.synced:
+            mailbox.store.sync()
 
     def _keep_copy(self) -> None:
         """The host itself went down: what of mailbox and journal reached the disk, and in which order, is not known."""

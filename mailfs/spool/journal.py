@@ -121,8 +121,7 @@ class JournalDirectory:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            self.boot = file.read().strip()
+        self.boot = boot_id()
         self._spare: list[JournalFile] = []
         taken = [int(name) for name in names(door)]
         self._names = itertools.count(max(taken, default=0) + 1)
@@ -188,6 +187,12 @@ class JournalDirectory:
         """Remove what is free; a record that is still needed stays."""
         while self._spare:
             self._spare.pop().remove()
+
+
+def boot_id() -> str:
+    """What tells one boot of the host from another. Raises OSError."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def look(door: Door) -> Iterator[tuple[JournalFile, Record | Damaged]]:
