@@ -80,18 +80,21 @@ async def recover(core: Core, patience: float = PATIENCE) -> list[Step]:
     """
     steps = []
     waiting: list[tuple[Mailbox, Session]] = []
+    rewritten = set()
     with trio.move_on_after(patience) as limit:
         for file, header in sorted(core.journal.left(), key=_waits):
             step = await _recover(core, file, header, limit, waiting)
             if step is None:
                 continue
             steps.append(step)
+            if step.what is What.FINISH and isinstance(header, Record) and header.rewrite:
+                rewritten.add(header.name)
             level = logging.WARNING if step.what is What.RESCUE else logging.INFO
             log.log(level, "recovery of %r: %s: %s (%s, journal file %r)",
                     step.mailbox, step.what.value, step.why, step.draft, step.file)  # fmt: skip
     # Only now that no mailbox is half written: from here on they are committed in the background.
     for mailbox, session in sorted(waiting, key=_sequence):
-        mailbox.adopt(session)
+        mailbox.adopt(session, rewritten=mailbox.name in rewritten)
     drop_aliases(core.door, core.private)
     core.journal.prepare()
     return steps

@@ -93,6 +93,13 @@ class Drafts:
                 self._around.note(self.name, "changed outside", f"{before} -> {state}")
         return self.size
 
+    def _look(self) -> None:
+        """Take note of what we have made of the real file. If that fails, the next look tells."""
+        try:
+            self._state = self.store.state()
+        except OSError as error:
+            log.warning("%r: cannot be looked at after a change: %s", self.name, error)
+
     @property
     def idle(self) -> bool:
         """Whether nothing is known of it that could not be found out again."""
@@ -100,7 +107,7 @@ class Drafts:
 
     def replaced(self, by: Process | None, kept: int = 0) -> None:
         """A new file was renamed over the mailbox by ``by``, which knows all of it but the last ``kept`` bytes."""
-        self._state = self.store.state()
+        self._look()
         self.version += 1
         self._rewritten()
         if by is not None:

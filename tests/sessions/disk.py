@@ -29,6 +29,9 @@ CHANGES = {"pwrite", "ftruncate", "fallocate", "create", "rename", "unlink", "li
            "fchown", "fchmod", "chown", "chmod", "utimensat", "write"}  # fmt: skip
 SYNCS = {"fsync", "fdatasync"}
 LOOKS = {"stat", "fstat", "pread", "open", "scandir"}
+LATE = {"pwrite", "ftruncate", "fsync", "fdatasync", "utimensat"}
+"""What may be done and fail all the same (on NFS, by a signal)."""
+
 PAGE = 4096
 
 
@@ -159,7 +162,7 @@ class Disk:
                 raise Killed
             return do()
         if self.failing or (
-            self.calls == strike.at and (changes or name in SYNCS or strike.kind is not Kind.LATE)
+            self.calls == strike.at and (name in LATE or strike.kind is not Kind.LATE)
         ):
             self.struck = True
             self.failing = strike.kind is Kind.DEAD

@@ -190,6 +190,8 @@ class Life:
         try:
             await work()
         except (OSError, Refused):
+            for key in list(self.mailbox(name).sessions):
+                self.mailbox(name).discard(key, "its client gave up")
             if undone:
                 self.told.must(name, before)
             return False
@@ -230,7 +232,7 @@ class Lives:
         self.config = config
         self.told = Told(**mailboxes)
         self.disk = Disk()
-        self.started = 0  # changes of the disk until the last daemon was ready
+        self.started = self.calls = 0  # changes and calls until the last daemon was ready
         self.mtimes = itertools.count(2_000_000_000_000_000_000, 1_000_000)
         self._template = {name.encode(): b"".join(mail) for name, mail in mailboxes.items()}
         for name, text in self._template.items():
@@ -250,7 +252,7 @@ class Lives:
 
     async def _main(self, script: Callable[[Life], Awaitable[None]]) -> None:
         async with self.life() as life:
-            self.started = self.disk.changes
+            self.started, self.calls = self.disk.changes, self.disk.calls
             await script(life)
             self.disk.heal()
             await life.drained()
@@ -304,13 +306,17 @@ class Lives:
                     f"{when}: {name!r} holds {_short(mails)}, not one of {[_short(m) for m in allowed]}\n{calls}"
                 )
 
+    def journal(self) -> list[str]:
+        """The files of the journal."""
+        return os.listdir(self.root / ".mailfs/journal")
+
     def check_journal(self, when: str) -> None:
         """Nothing is left in it, not even free files."""
-        left = os.listdir(self.root / ".mailfs/journal")
+        left = self.journal()
         assert left == [], f"{when}: {left}"
 
-    def recovered(self, when: str) -> list[Step]:
-        """The next daemon recovers, and the one after it finds nothing to do."""
+    def recovered(self, when: str, *, once: bool = False) -> list[Step]:
+        """The next daemon recovers, and, if not only ``once``, the one after it finds nothing to do."""
         steps: list[Step] = []
 
         async def look(life: Life) -> None:
@@ -319,6 +325,8 @@ class Lives:
         self.run(look)
         self.check(f"{when}, recovered")
         self.check_journal(f"{when}, recovered")
+        if once:
+            return steps
         before = {name: self.content(name) for name in self.told.allowed}
         rescued = self.rescued()
         again = list(steps)
