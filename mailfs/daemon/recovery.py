@@ -19,7 +19,7 @@ from mailfs.daemon.background import Background
 from mailfs.daemon.core import Core, opened
 from mailfs.daemon.errors import Exit, MountError
 from mailfs.locking.model import Mode
-from mailfs.sessions.journalling import is_whole, recovered
+from mailfs.sessions.journalling import is_whole, recovered, withdraw
 from mailfs.sessions.record import Damaged, Record, State
 from mailfs.sessions.recovery import Verdict, What, carry_out, judge
 from mailfs.spool.journal import boot_id, look
@@ -70,7 +70,7 @@ def _planned(door: Door, file: JournalFile, header: Record | Damaged) -> Step:
         return Step(file.name, b"", What.NOTHING, "")
     session = recovered(file, header)
     store = MailboxFile(door, (header.name,))
-    verdict = judge(store, session, whole=is_whole(file, header), boot=boot_id())
+    verdict = judge(store, session, boot_id(), whole=is_whole(file, header))
     return Step(file.name, header.name, verdict.what, verdict.why, session.describe())
 
 
@@ -82,15 +82,22 @@ async def recover(core: Core, patience: float = PATIENCE) -> list[Step]:
 
     """
     steps = []
+    waiting: list[tuple[Mailbox, Session]] = []
+    rewritten = set()
     with trio.move_on_after(patience) as limit:
-        for file, header in core.journal.left():
-            step = await _recover(core, file, header, limit)
+        for file, header in sorted(core.journal.left(), key=_waits):
+            step = await _recover(core, file, header, limit, waiting)
             if step is None:
                 continue
             steps.append(step)
+            if step.what is What.FINISH and isinstance(header, Record) and header.rewrite:
+                rewritten.add(header.name)
             level = logging.WARNING if step.what is What.RESCUE else logging.INFO
             log.log(level, "recovery of %r: %s: %s (%s, journal file %r)",
                     step.mailbox, step.what.value, step.why, step.draft, step.file)  # fmt: skip
+    # Only now that no mailbox is half written: from here on they are committed in the background.
+    for mailbox, session in sorted(waiting, key=_sequence):
+        mailbox.adopt(session, rewritten=mailbox.name in rewritten)
     drop_aliases(core.door, core.private)
     core.journal.prepare()
     return steps
@@ -138,8 +145,22 @@ async def _recover_offline(
     return steps, left
 
 
+def _waits(each: tuple[JournalFile, Record | Damaged]) -> bool:
+    header = each[1]
+    return isinstance(header, Damaged) or header.state in (State.PENDING, State.SYNCED)
+
+
+def _sequence(each: tuple[Mailbox, Session]) -> int:
+    record = each[1].record
+    return record.sequence if record is not None else 0
+
+
 async def _recover(
-    core: Core, file: JournalFile, header: Record | Damaged, limit: trio.CancelScope
+    core: Core,
+    file: JournalFile,
+    header: Record | Damaged,
+    limit: trio.CancelScope,
+    waiting: list[tuple[Mailbox, Session]],
 ) -> Step | None:
     if isinstance(header, Damaged):
         kept = core.private.keep_damaged(file.name)
@@ -157,7 +178,7 @@ async def _recover(
         verdict = work.judge()
         step = Step(file.name, name, verdict.what, verdict.why, session.describe())
         if verdict.what is What.COMMIT:
-            mailbox.adopt(session)
+            waiting.append((mailbox, session))
             return step
         if verdict.what is What.RESCUE:
             done = mailbox.give_up(session, verdict.why)
@@ -180,6 +201,8 @@ async def _recover(
         log.error("journal file %r of %r cannot be used: %s", file.name, name, error)  # noqa: TRY400
         file.leave()
         return Step(file.name, name, What.RESCUE, str(error))
+    if work.waits:
+        waiting.append((mailbox, session))
     return step._replace(done=True)
 
 
@@ -204,9 +227,14 @@ class Unfinished:
 
     def judge(self) -> Verdict:
         """What is to be done. Raises OSError."""
-        return judge(
-            self._mailbox.store, self.session, whole=self._whole, boot=self._core.journal.boot
-        )
+        boot = self._core.journal.boot
+        return judge(self._mailbox.store, self.session, boot, whole=self._whole)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be committed like what waits for a lock: the mailbox was replaced meanwhile."""
+        record = self.session.record
+        return record is not None and record.state is State.PENDING
 
     def run(self) -> None:
         """It was begun already."""
@@ -214,13 +242,21 @@ class Unfinished:
 
     def finish(self) -> None:
         """Cut back, or finish. Raises OSError."""
-        store = self._mailbox.store
-        verdict = self.judge()
-        synced = self._core.surroundings.durable or self.session.synced
+        verdict = self.judge()  # again: it may have waited for a lock, while somebody else had it
+        if verdict.what is What.COMMIT:
+            withdraw(self.session, State.PENDING)
+            return
+        if verdict.what is What.RESCUE:
+            self._mailbox.give_up(self.session, verdict.why)
+            return
+        core, mailbox = self._core, self._mailbox
+        synced = core.surroundings.durable or self.session.synced
         if verdict.what is not What.NOTHING:
-            carry_out(store, self.session, verdict, self._rescue)
+            carry_out(
+                mailbox.name, mailbox.store, self.session, core.journal, verdict, self._rescue
+            )
             if synced:
-                store.sync()
+                mailbox.store.sync()
         self.session.staging.close(synced=synced)
 
     def _rescue(self, content: Iterator[bytes], why: str) -> None:

@@ -24,7 +24,7 @@ import trio
 from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Mode
 from mailfs.sessions.drafts import BLOCK, Drafts
-from mailfs.sessions.journalling import enter
+from mailfs.sessions.journalling import enter, last_of
 from mailfs.sessions.merge import missing_messages
 from mailfs.sessions.record import State
 from mailfs.sessions.storage import Times
@@ -92,7 +92,7 @@ class Commits(Drafts):
             raise
         except (Refused, OSError) as error:
             stale = isinstance(error, Refused) and error.cause is Cause.STALE
-            if stale or not reported:
+            if stale or not reported or _is_synced(session):
                 self._rescue(session, str(error))
             self._end(session)
             raise
@@ -141,14 +141,42 @@ class Commits(Drafts):
 
     # Commits that wait for their turn
 
-    def adopt(self, session: Session) -> None:
-        """Take over a draft that an earlier daemon has left in the journal, and commit it when its turn comes."""
-        record, state = session.record, self._state
-        found = record.found if record is not None else None
-        grown = found and state and state.inode == found.inode and state.size >= found.size
-        session.base = session.base._replace(rewrites=self.rewrites if grown else -1)
+    def adopt(self, session: Session, *, rewritten: bool = False) -> None:
+        """Take over a draft that an earlier daemon has left in the journal, and commit it when its turn comes.
+
+        Args:
+            session: the draft.
+            rewritten: the mailbox was rewritten since, by another draft of the journal.
+
+        """
+        stale = session.rewriting and (rewritten or not self._goes_on(session))
+        session.base = session.base._replace(rewrites=-1 if stale else self.rewrites)
         self.deferred.append(session)
         self._drain_later()
+
+    def _goes_on(self, session: Session) -> bool:
+        """Whether the mailbox is what it was when a draft was journalled, or that and more, as far as can be seen."""
+        record, state = session.record, self._state
+        if record is None or record.found is None or state is None:
+            return False
+        found = record.found
+        try:
+            same = last_of(self.store, found.size) == record.last
+        except OSError as error:
+            log.warning("%r cannot be compared with %s: %s", self.name, session.describe(), error)
+            return False
+        return same and state.inode == found.inode and state.size >= found.size
+
+    def _refuse_stale(self) -> None:
+        """Drafts that wait and can be nothing but stale go to rescue at once: the next daemon could not tell."""
+        for session in [s for s in self.deferred if s.rewriting]:
+            try:
+                self.check_stale(session)
+            except Refused as refusal:
+                log.error("%r: deferred commit refused: %s", self.name, refusal)  # noqa: TRY400 -- no bug
+                self.deferred.remove(session)
+                self._rescue(session, str(refusal))
+                self._end(session)
 
     def give_up(self, session: Session, why: str) -> bool:
         """Move a draft that an earlier daemon has left to rescue. Returns whether all of it is kept there."""
@@ -274,10 +302,11 @@ class Commits(Drafts):
             raise
         finally:
             self.store.rest()
-        self._state = self.store.state()
+        self._look()
         self.version += 1
         if session.rewriting:
             self._rewritten()
+            self._refuse_stale()
             self._readers.saved(session.requester.process, self.rewrites, session.size)
             self._around.note(self.name, "rewrite", session.describe())
         else:
@@ -303,10 +332,13 @@ class Commits(Drafts):
         if record is not None and record.state is State.PENDING:
             self.deferred.appendleft(work.session)
         else:
+            if _is_synced(work.session):
+                self._rescue(work.session, "an error of the disk, at its commit")
             self._end(work.session)
-        self._state = self.store.state()
+        self._look()
         self.version += 1
-        self._rewritten()
+        if work.session.rewriting:
+            self._rewritten()
 
     async def retry_stuck(self) -> None:
         """Try to bring a half-written mailbox to one of its states, if its lock is free. Never raises."""
@@ -392,7 +424,7 @@ class Commits(Drafts):
             log.info("%r: room set aside is not given back: %s", self.name, error)
         finally:
             self.store.rest()
-        self._state = self.store.state()
+        self._look()
 
     def _trim_later(self, requester: Requester) -> None:
         """The same, if the lock is free; else the next commit does it."""
@@ -403,3 +435,8 @@ class Commits(Drafts):
         if claim is not None:
             self._trim()
             self.lock.release(claim)
+
+
+def _is_synced(session: Session) -> bool:
+    """Whether its writer was told that it is on the disk, but not that it is in the mailbox."""
+    return session.record is not None and session.record.state is State.SYNCED

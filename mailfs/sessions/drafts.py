@@ -60,6 +60,7 @@ class Drafts:
         self._around = around
         self._readers = Readers()
         self._state: FileState | None = store.state()
+        self._unseen = False  # we have changed the file, and could not look at it then
         self._reserved = 0  # up to where room is set aside for drafts, bytes
 
     def __repr__(self) -> str:
@@ -84,6 +85,9 @@ class Drafts:
             return self.size
         state = self.store.state()
         before = self._state
+        if self._unseen and before and state and state[:2] == before[:2]:
+            before = self._state = state  # its mtime is our doing
+        self._unseen = False
         if state != before:
             self._state = state
             self.version += 1
@@ -92,6 +96,15 @@ class Drafts:
                 self._around.note(self.name, "changed outside", f"{before} -> {state}")
         return self.size
 
+    def _look(self) -> None:
+        """Take note of what we have made of the real file. If that fails, the next look tells."""
+        try:
+            self._state = self.store.state()
+            self._unseen = False
+        except OSError as error:
+            self._unseen = True
+            log.warning("%r: cannot be looked at after a change: %s", self.name, error)
+
     @property
     def idle(self) -> bool:
         """Whether nothing is known of it that could not be found out again."""
@@ -99,7 +112,7 @@ class Drafts:
 
     def replaced(self, by: Process | None, kept: int = 0) -> None:
         """A new file was renamed over the mailbox by ``by``, which knows all of it but the last ``kept`` bytes."""
-        self._state = self.store.state()
+        self._look()
         self.version += 1
         self._rewritten()
         if by is not None:
@@ -232,7 +245,7 @@ class Drafts:
     def _own_change(self) -> None:
         """What the real file looks like now is our doing (fallocate(2) sets its mtime)."""
         if self.settled.is_set() and self.stuck is None:
-            self._state = self.store.state()
+            self._look()
 
     async def sync(self, key: object) -> None:
         """fsync(2) under a lock of the client's own: the draft is on the disk, and still a draft.

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mailfs.sessions.storage import Journal, Slot, Store
 
 
+LAST = 4096
+"""Bytes at the end of a mailbox that `last_of` looks at."""
+
 _EXTENT = struct.Struct(">QQQ")  # start, end, position: one entry of the table of extents
 
 
@@ -32,8 +35,8 @@ def enter(
     at: int = 0,
     kept: bytes = b"",
     synced: bool,
-) -> None:
-    """Write a draft to the journal, or its next state.
+) -> Record:
+    """Write a draft to the journal, or its next state; returns what stands there now.
 
     Args:
         session: the draft.
@@ -54,7 +57,7 @@ def enter(
     extents = list(session.extents)
     table = staging.append(pack_extents(extents)), len(extents)
     tail = (staging.append(kept) if kept else 0), len(kept)
-    former = session.record
+    former, found = session.record, store.state()
     record = Record(
         state=state,
         mailbox=escaped(name),
@@ -68,7 +71,8 @@ def enter(
         floor=session.floor,
         size=session.size,
         trusted=session.trusted,
-        found=store.state(),
+        found=found,
+        last=last_of(store, found.size) if session.rewriting and found is not None else 0,
         owner=store.owner,
         at=at,
         length=staging.size,
@@ -80,6 +84,16 @@ def enter(
     )
     slot.mark(record)
     session.record = record
+    return record
+
+
+def last_of(store: Store, end: int) -> int:
+    """A checksum of the last bytes of a mailbox before ``end``. Raises OSError.
+
+    By it recovery sees whether a mailbox that was to be cut is as it was.
+    """
+    start = max(0, end - LAST)
+    return zlib.crc32(store.read(start, end - start))
 
 
 def withdraw(session: Session, state: State) -> None:

@@ -69,6 +69,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         size: of the draft, bytes.
         trusted: its writer held an exclusive lock, so nothing newer is merged.
         found: the mailbox as it was when the draft was journalled: inode, size, mtime in ns.
+        last: checksum of the last bytes of it, of a rewrite only (`journalling.last_of`).
         owner: of the mailbox: uid, gid, permission bits, in case it must be made anew.
         at: end of the mailbox when the write began, bytes; of an append only.
         length: bytes of the staging log that belong to the record.
@@ -93,6 +94,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int = 0
     trusted: bool = False
     found: FileState | None = None
+    last: int = 0
     owner: tuple[int, int, int] | None = None
     at: int = 0
     length: int = 0

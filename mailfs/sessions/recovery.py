@@ -1,8 +1,8 @@
 """What to do with a draft that an earlier daemon left in the journal (design: "recovery").
 
-An append that was being written is found again in the mailbox by its bytes: as much of it as is there stands at the
-place its record names. Cut back or finished is only what is surely ours. A program outside may have appended behind a
-torn message before we came: what it wrote stays. Whatever cannot be decided changes no mailbox.
+What was being written is found again in the mailbox by its bytes: as much of it as is there stands at the place its
+record names. Cut back or finished is only what is surely ours. A program outside may have appended behind a torn
+message before we came: what it wrote stays. Whatever cannot be decided changes no mailbox.
 
 Each function may be interrupted at any instruction and called again.
 """
@@ -10,19 +10,21 @@ Each function may be interrupted at any instruction and called again.
 from __future__ import annotations
 
 import enum
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from mailfs.sessions.journalling import is_mail
-from mailfs.sessions.merge import SEPARATOR
+from mailfs.sessions.extents import Extents
+from mailfs.sessions.journalling import enter, is_mail, last_of
+from mailfs.sessions.merge import SEPARATOR, line_break_before
 from mailfs.sessions.record import Record, State
-from mailfs.sessions.session import CHUNK
+from mailfs.sessions.session import CHUNK, Base
 from mailfs.sessions.writing import appended_text, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mailfs.sessions.session import Session
-    from mailfs.sessions.storage import Store
+    from mailfs.sessions.storage import Journal, Store
 
 
 class What(enum.Enum):
@@ -45,14 +47,14 @@ class Verdict(NamedTuple):
     foreign: int = 0
 
 
-def judge(store: Store, session: Session, *, whole: bool, boot: str) -> Verdict:
+def judge(store: Store, session: Session, boot: str, *, whole: bool) -> Verdict:
     """Decide; changes nothing.
 
     Args:
         store: the mailbox.
         session: the draft, as `journalling.recovered` gives it.
-        whole: the staging log is what it was.
         boot: the host's boot id.
+        whole: the staging log is what it was.
 
     Raises:
         OSError: of the backing filesystem.
@@ -75,7 +77,7 @@ def judge(store: Store, session: Session, *, whole: bool, boot: str) -> Verdict:
         case State.PENDING:
             return Verdict(What.COMMIT, "its writer was told of success")
         case State.COMMITTED | State.IMAGE if record.rewrite:
-            return _judge_rewrite(store, record)
+            return _judge_rewrite(store, session, record, boot)
         case _:
             return _judge_append(store, session, record)
 
@@ -101,15 +103,45 @@ def _contains(store: Store, text: bytes) -> bool:
     return not text
 
 
-def _judge_rewrite(store: Store, record: Record) -> Verdict:
-    state = store.state()
-    found = record.found
+def _judge_rewrite(store: Store, session: Session, record: Record, boot: str) -> Verdict:
+    """Whoever appends from outside does so behind what there was when we ended.
+
+    That is the mailbox as it was before, all of it, or what stays of it and as much of ours as was written.
+    """
+    state, found = store.state(), record.found
     if state is None or found is None or state.inode != found.inode:
         return Verdict(What.RESCUE, "the mailbox was replaced since")
-    most = max(found.size, record.size + record.kept[1] + 1)
     if record.state is State.IMAGE:  # how long its writer has made it, nobody knows
         return Verdict(What.FINISH, "its writer had not finished: what was there is restored")
-    return Verdict(What.FINISH, "a rewrite was begun", foreign=max(0, state.size - most))
+    why = "a rewrite was begun"
+    floor = record.floor
+    if state.size >= floor:
+        written, complete = _common(store, _rewritten_text(store, session, record), floor)
+        end = floor + written
+        untouched = floor < found.size <= state.size and end < found.size
+        if untouched and last_of(store, found.size) == record.last:
+            return Verdict(What.FINISH, why, foreign=state.size - found.size)
+        if complete:
+            return Verdict(What.FINISH, why, foreign=state.size - end)
+        if state.size == end:
+            return Verdict(What.FINISH, why)
+        foreign = _separator_near(store, floor, written)
+        if foreign is not None:
+            return Verdict(What.FINISH, f"{why}, others follow", foreign=state.size - foreign)
+    if (
+        record.boot != boot
+    ):  # what was written last need not be on the disk: it is no sign of others
+        return Verdict(What.FINISH, why)
+    return Verdict(What.RESCUE, "something else is there")
+
+
+def _rewritten_text(store: Store, session: Session, record: Record) -> Iterator[bytes]:
+    """What a rewrite writes behind the part of the mailbox that stays."""
+    yield from session.text(record.floor)
+    kept = session.staging.read(*record.kept)
+    if kept:
+        last = session.read(store, session.size - 1, 1) if session.size else b""
+        yield line_break_before(last, kept) + kept
 
 
 def _judge_append(store: Store, session: Session, record: Record) -> Verdict:
@@ -129,15 +161,21 @@ def _judge_append(store: Store, session: Session, record: Record) -> Verdict:
         if not written and not acknowledged:
             return Verdict(What.NOTHING, "its writing had not begun")
         return Verdict(act, f"{written} bytes were written", record.at, written)
-    # The first bytes of another's message may happen to go on as ours would have.
-    for ours in range(written, max(-1, written - len(SEPARATOR) - 2), -1):
-        start = store.read(record.at + ours, len(SEPARATOR) + 1)
-        if ours and (start.startswith((SEPARATOR, b"\n" + SEPARATOR))):
-            foreign = state.size - record.at - ours
-            return Verdict(
-                act, f"{ours} bytes were written, others follow", record.at, ours, foreign
-            )
+    foreign = _separator_near(store, record.at, written)
+    if foreign is not None and foreign > record.at:
+        ours = foreign - record.at
+        why = f"{ours} bytes were written, others follow"
+        return Verdict(act, why, record.at, ours, state.size - foreign)
     return Verdict(later, "something else is there")
+
+
+def _separator_near(store: Store, at: int, written: int) -> int | None:
+    """Where another's message begins behind what we wrote; its first bytes may happen to go on as ours would have."""
+    for ours in range(written, max(-1, written - len(SEPARATOR) - 2), -1):
+        start = store.read(at + ours, len(SEPARATOR) + 1)
+        if start.startswith((SEPARATOR, b"\n" + SEPARATOR)):
+            return at + ours
+    return None
 
 
 def _common(store: Store, text: Iterator[bytes], at: int) -> tuple[int, bool]:
@@ -163,16 +201,20 @@ def _common_prefix(one: bytes, other: bytes) -> int:
 
 
 def carry_out(
+    name: bytes,
     store: Store,
     session: Session,
+    journal: Journal,
     verdict: Verdict,
     rescue: Callable[[Iterator[bytes], str], None],
 ) -> None:
     """Cut back or finish, as judged.
 
     Args:
-        store: the mailbox, locked.
+        name: of the mailbox.
+        store: it, locked.
         session: the draft.
+        journal: where it is.
         verdict: what `judge` said.
         rescue: keeps a copy of what is about to be moved.
 
@@ -183,28 +225,55 @@ def carry_out(
     record = session.record
     if record is None or verdict.what not in (What.CUT_BACK, What.FINISH):
         return
-    end = _size(store)
-    foreign = list(_read(store, end - verdict.foreign, end)) if verdict.foreign else []
-    if foreign:
-        rescue(iter(foreign), "mail that another program appended behind an unfinished commit")
-    at: int
-    if verdict.what is What.CUT_BACK:
-        at = verdict.at
-    elif record.rewrite:
-        kept = session.staging.read(*record.kept) if record.kept[1] else b""
-        rewrite(store, session, kept)
-        at = _size(store)
+    if verdict.foreign:
+        end = _size(store)
+        foreign = b"".join(_read(store, end - verdict.foreign, end))
+        rescue(iter([foreign]), "mail that another program appended behind an unfinished commit")
+        record = _keep_behind(name, store, session, journal, verdict, foreign)
+    if record.rewrite:
+        rewrite(store, session, session.staging.read(*record.kept))
+    elif verdict.what is What.CUT_BACK:
+        store.truncate(verdict.at)
     else:
         at = verdict.at
         for chunk in appended_text(store, session, verdict.at):
             store.write(at, chunk)
             at += len(chunk)
-    for chunk in foreign:
-        store.write(at, chunk)
-        at += len(chunk)
-    store.truncate(at)
-    if session.times is not None:
+        store.truncate(at)
+    if session.times is not None and verdict.what is What.FINISH:
         store.set_times(session.times)
+
+
+def _keep_behind(
+    name: bytes,
+    store: Store,
+    session: Session,
+    journal: Journal,
+    verdict: Verdict,
+    foreign: bytes,
+) -> Record:
+    """Make the record one of a rewrite that has mail of others behind it, so that moving that can be cut short too."""
+    record = session.record
+    assert record is not None
+    kept = session.staging.read(*record.kept)
+    if foreign.startswith(b"\n" + SEPARATOR):
+        foreign = foreign[1:]
+    moved = copy(session)
+    moved.extents = Extents(session.extents)
+    if not record.rewrite:
+        at = verdict.at
+        first = next(session.tail(), b"")
+        gap = len(next(appended_text(store, session, at), b"")) - len(first)  # a line break
+        moved.rebase(Base(0, at + gap, at + gap))
+        moved.floor, moved.truncated = at, True
+        if verdict.what is What.CUT_BACK:
+            moved.truncate(at)
+        elif gap:
+            moved.extents.put(at, gap, session.staging.append(b"\n"))
+    kept += line_break_before(kept[-1:], foreign) + foreign
+    record = enter(moved, State.COMMITTED, name, store, journal, kept=kept, synced=record.synced)
+    vars(session).update(vars(moved))
+    return record
 
 
 def _size(store: Store) -> int:

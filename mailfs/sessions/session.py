@@ -166,6 +166,10 @@ class Session:
         """The appended bytes, in chunks of at most ``CHUNK``."""
         return self._chunks(self.base.size, self.size)
 
+    def text(self, start: int) -> Iterator[bytes]:
+        """The draft from ``start`` on, which must not be below ``floor``, in chunks of at most ``CHUNK``."""
+        return self._chunks(start, self.size)
+
     def changes(self) -> Iterator[tuple[int, bytes]]:
         """Everything the session wrote, as (offset, bytes), in chunks of at most ``CHUNK``."""
         for extent in self.extents:

@@ -5,7 +5,8 @@ changed, and whatever ends us in the middle, recovery (``recovery``) brings the 
 
 An error of the disk in the middle is answered here: an append is cut back, a rewrite is written again, which its record
 allows as often as it takes. If that fails too the work is *stuck* (`StuckError`): its record stays in the journal, and
-nothing else is written to this mailbox before the work is finished.
+nothing else is written to this mailbox before the work is finished. It is over when its record is withdrawn: one that
+is left there by accident would be carried out again, on a mailbox that has gone on.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Append:
         self._journal = journal
         self._end = end
         self._synced = durable or session.synced
+        self._former = State.FREE  # what stands in the journal if it comes to nothing
         self.bytes = session.appended
 
     def run(self) -> None:
@@ -83,6 +85,8 @@ class Append:
         session, store = self.session, self._store
         store.reserve(self._end, session.appended + 1)
         former = session.record
+        if former is not None:
+            self._former = State.SYNCED if former.state is State.SYNCED else State.PENDING
         state = State.INTENT if former is None else State.COMMITTED
         enter(session, state, self._name, store, self._journal, at=self._end, synced=self._synced)
         try:
@@ -91,6 +95,7 @@ class Append:
             self._write()
             if self._synced:
                 store.sync()
+            withdraw(session, State.FREE)
         except OSError as error:
             try:
                 self.finish()
@@ -108,11 +113,8 @@ class Append:
     def finish(self) -> None:
         """Undo it."""
         self._store.truncate(self._end)
-        acknowledged = self.session.record is not None and (
-            self.session.record.state is State.COMMITTED
-        )
-        withdraw(self.session, State.PENDING if acknowledged else State.FREE)
-        if not acknowledged:
+        withdraw(self.session, self._former)
+        if self._former is State.FREE:
             self.session.record = None
 
 
@@ -200,6 +202,7 @@ class Rewrite:
         rewrite(self._store, self.session, self._kept)
         if self._synced:
             self._store.sync()
+        withdraw(self.session, State.FREE)
         self.session.staging.close(synced=self._synced)
 
 

@@ -73,6 +73,8 @@ class JournalFile:
     def mark(self, record: Record) -> None:
         """Write the header's other place."""
         generation = self._generation + 1
+        if record.state is not State.FREE:
+            self._state = record.state  # even if that fails: then who knows what is there
         write_all(self._fd, encode(record, generation), PLACE * (generation % 2))
         self._generation, self._state = generation, record.state
 
@@ -84,12 +86,12 @@ class JournalFile:
             self._known = True
 
     def close(self, *, synced: bool = False) -> None:
-        """Mark it free and give it back; a file that cannot even be marked goes away."""
+        """Mark it free and give it back; a file that cannot even be marked goes away, now or later."""
         try:
             if self._state is not State.FREE:
                 self.mark(FREE)
-                if synced:
-                    self.sync()
+            if synced:
+                self.sync()
             if self._end > ROOM:
                 os.ftruncate(self._fd, DATA + ROOM)
             self._end = 0
@@ -125,6 +127,7 @@ class JournalDirectory:
         self._door = door
         self.boot = boot_id()
         self._spare: list[JournalFile] = []
+        self._to_remove: list[bytes] = []
         taken = [int(name) for name in names(door)]
         self._names = itertools.count(max(taken, default=0) + 1)
         self._sequence = itertools.count(1)
@@ -146,7 +149,12 @@ class JournalDirectory:
         self.give_back(self.slot())
 
     def slot(self) -> JournalFile:
-        """A free file; raises OSError if there is none and none can be made."""
+        """A free file; raises OSError if there is none and none can be made.
+
+        Nor is there one as long as a record that counts no more cannot be removed: what is written to its mailbox now
+        would be undone by it.
+        """
+        self._remove_again()
         with contextlib.suppress(IndexError):
             return self._spare.pop()
         name = b"%08d" % next(self._names)
@@ -179,20 +187,33 @@ class JournalDirectory:
             file.remove()
 
     def forget(self, name: bytes) -> None:
-        """Remove a file. Never raises."""
+        """Remove a file, if not now then as soon as it can be. Never raises."""
         try:
             self._door.unlink((*JOURNAL, name))
         except OSError as error:
             log.error("a file of the journal cannot be removed: %s", error)  # noqa: TRY400
+            self._to_remove.append(name)
+
+    def _remove_again(self) -> None:
+        """What could not be removed still says that something is to be done."""
+        while self._to_remove:
+            name = self._to_remove[-1]
+            with contextlib.suppress(FileNotFoundError):
+                self._door.unlink((*JOURNAL, name))
+            self._to_remove.remove(name)
 
     def close(self) -> None:
         """Remove what is free; a record that is still needed stays."""
+        try:
+            self._remove_again()
+        except OSError as error:
+            log.error("files %r of the journal cannot be removed: %s", self._to_remove, error)  # noqa: TRY400
         while self._spare:
             self._spare.pop().remove()
 
 
 def boot_id() -> str:
-    """What tells this run of the host from others (random(4))."""
+    """What tells one boot of the host from another. Raises OSError."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
