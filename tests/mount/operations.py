@@ -85,7 +85,9 @@ class Operation:
     name: str
     run: Callable[[Scene], None]
     states: Sequence[bytes]
-    prepare: Callable[[Scene], None] = lambda scene: None
+    prepare: Callable[[Scene], None] = lambda _scene: None
+    also: Sequence[bytes] = ()
+    """What may come of it when something of it fails, and all else goes well."""
 
 
 def _with(path: str, flags: str, *steps: str) -> str:
@@ -260,5 +262,5 @@ OPERATIONS = [
     Operation("flush", flush, (TEXT, _flushed())),
     Operation("vim", vim, (TEXT, _CLEANED)),
     Operation("deferred", deferred, (TEXT, TEXT + NEW, TEXT + NEW + NEXT), _hold),
-    Operation("hand-over", hand_over, (TEXT, TEXT + NEW, TEXT + NEW + NEXT)),
+    Operation("hand-over", hand_over, (TEXT, TEXT + NEW, TEXT + NEW + NEXT), also=(TEXT + NEXT,)),
 ]
