@@ -25,8 +25,9 @@ import trio
 import trio.lowlevel
 
 from mailfs.control.tree import ControlTree, Numbers
+from mailfs.daemon.background import Background
 from mailfs.daemon.config import Config, MountOptions, effective
-from mailfs.daemon.core import Core, offload
+from mailfs.daemon.core import Core, offload, opened
 from mailfs.daemon.errors import Exit, MountError
 from mailfs.daemon.recovery import recover
 from mailfs.daemon.watchdog import MNT_DETACH, Watchdog, umount
@@ -39,11 +40,12 @@ from mailfs.fuse.operations import Operations
 from mailfs.host.processes import ProcessTable
 from mailfs.locking.posix import FileLocks
 from mailfs.policy.budgets import Budget
-from mailfs.spool.door import Door
-from mailfs.spool.private import PrivateDirectory, SpoolBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
+
+    from mailfs.spool.door import Door
+    from mailfs.spool.private import PrivateDirectory
 
 
 log = logging.getLogger(__name__)
@@ -88,22 +90,7 @@ def run(
     """
     os.umask(0)
     _raise_file_limit()
-    with contextlib.ExitStack() as stack:
-        try:
-            door = stack.enter_context(Door.at(spool))
-            private = PrivateDirectory(door)
-        except SpoolBusyError as busy:
-            message = (
-                f"{spool} is served by another mailfs (pid {busy.pid}): unmount it first; "
-                "if it was detached while busy, it ends when its last user closes its files"
-            )
-            raise MountError(message, Exit.TEMPFAIL) from None
-        except OSError as error:
-            message = (
-                f"cannot use {spool}: {error.strerror}; the daemon must be able to write there"
-            )
-            raise MountError(message, Exit.NOPERM) from error
-        stack.callback(private.close)
+    with opened(spool) as (door, private):
         return trio.run(partial(_serve, config, door, private, spool, mountpoint, options, ready))
 
 
@@ -124,14 +111,21 @@ async def _serve(
     ready: Callable[[], None],
 ) -> int:
     async with trio.open_nursery() as nursery:
-        daemon = Daemon(config, door, private, spool, mountpoint, Background(nursery))
-        await recover(daemon.core)
-        await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
-        refused = daemon.mount(options)
-        if refused is None:
-            await _until_unmounted(daemon, spool, mountpoint, ready, nursery)
+        refused: MountError | None
+        try:
+            core = Core(config, door, private, Background(nursery))
+            await recover(core)
+        except OSError as error:
+            refused = MountError(f"the journal of {spool}: {error}", Exit.IOERR)
         else:
-            daemon.core.close()
+            daemon = Daemon(core, spool, mountpoint)
+            await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
+            refused = daemon.mount(options)
+            if refused is None:
+                await _until_unmounted(daemon, spool, mountpoint, ready, nursery)
+            else:
+                core.leave()
+                core.close()
         nursery.cancel_scope.cancel()
     if refused is not None:
         raise refused  # out here, as the nursery would wrap it in an exception group
@@ -169,31 +163,6 @@ def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
             yield error
 
 
-class Background:
-    """Starts tasks in a nursery whose failure, a bug of ours, is logged and ends nothing else.
-
-    Args:
-        nursery: where they run.
-    """
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-
-    def start_soon(
-        self, async_fn: Callable[..., Awaitable[object]], /, *args: object, name: object = None
-    ) -> None:
-        """See `trio.Nursery.start_soon`."""
-        self._nursery.start_soon(self._run, async_fn, args, name=name or async_fn)
-
-    async def _run(
-        self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]
-    ) -> None:
-        try:
-            await async_fn(*args)
-        except Exception:
-            log.exception("a background task failed: %r", async_fn)
-
-
 async def _tell_ready(ready: Callable[[], None]) -> None:
     """Say so once the loop serves: requests made from now on are answered."""
     await trio.lowlevel.checkpoint()
@@ -203,20 +172,13 @@ async def _tell_ready(ready: Callable[[], None]) -> None:
 class Daemon:
     """One mount and all that belongs to it."""
 
-    def __init__(
-        self,
-        config: Config,
-        door: Door,
-        private: PrivateDirectory,
-        spool: str,
-        mountpoint: str,
-        nursery: Background,
-    ) -> None:
-        self._config = config
-        self._private = private
+    def __init__(self, core: Core, spool: str, mountpoint: str) -> None:
+        self.core = core
+        self._config = config = core.config
+        self._private = private = core.private
         self._mountpoint = mountpoint
+        door = core.door
         root = os.fstat(door.fileno)
-        self.core = core = Core(config, door, private, nursery)
         trusted = frozenset(config.policy.trusted_uids) | {0, os.geteuid()}
         policy = config.policy
         key = ("file", root.st_dev, root.st_ino)

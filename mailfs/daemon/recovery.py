@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from mailfs.daemon.background import Background
+from mailfs.daemon.core import Core, opened
+from mailfs.daemon.errors import Exit, MountError
 from mailfs.locking.model import Mode
 from mailfs.sessions.journalling import is_whole, recovered
 from mailfs.sessions.record import Damaged, Record, State
 from mailfs.sessions.recovery import Verdict, What, carry_out, judge
-from mailfs.spool.journal import look
+from mailfs.spool.journal import boot_id, look
 from mailfs.spool.mailbox_file import MailboxFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailfs.daemon.core import Core
+    from mailfs.daemon.config import Config
     from mailfs.sessions.mailbox import Mailbox
     from mailfs.sessions.session import Session
     from mailfs.spool.door import Door
@@ -66,7 +69,8 @@ def _planned(door: Door, file: JournalFile, header: Record | Damaged) -> Step:
     if header.state is State.FREE:
         return Step(file.name, b"", What.NOTHING, "")
     session = recovered(file, header)
-    verdict = judge(MailboxFile(door, (header.name,)), session, whole=is_whole(file, header))
+    store = MailboxFile(door, (header.name,))
+    verdict = judge(store, session, whole=is_whole(file, header), boot=boot_id())
     return Step(file.name, header.name, verdict.what, verdict.why, session.describe())
 
 
@@ -90,6 +94,48 @@ async def recover(core: Core, patience: float = PATIENCE) -> list[Step]:
     drop_aliases(core.door, core.private)
     core.journal.prepare()
     return steps
+
+
+def recover_offline(config: Config, spool: str, patience: float) -> tuple[list[Step], list[bytes]]:
+    """Recover a spool that is not mounted, to the last commit.
+
+    Args:
+        config: what is in force.
+        spool: the real directory.
+        patience: seconds to wait for programs outside that have locked mailboxes.
+
+    Returns:
+        What was done, and the mailboxes for which something is in the journal still.
+
+    Raises:
+        MountError: a daemon serves it, or it cannot be used.
+
+    """
+    with opened(spool) as (door, private):
+        try:
+            return trio.run(_recover_offline, config, door, private, patience)
+        except* OSError as errors:
+            first = errors.exceptions[0]
+            raise MountError(f"the journal of {spool}: {first}", Exit.IOERR) from errors
+
+
+async def _recover_offline(
+    config: Config, door: Door, private: PrivateDirectory, patience: float
+) -> tuple[list[Step], list[bytes]]:
+    async with trio.open_nursery() as nursery:
+        background = Background(nursery)
+        core = Core(config, door, private, background)
+        steps = await recover(core, patience)
+        background.start_soon(core.backing.run)
+        with trio.move_on_after(patience):
+            for mailbox in core.mailboxes.values():
+                while mailbox.deferred or mailbox.stuck:
+                    await mailbox.retry_stuck()
+                    await trio.sleep(0.02)
+        left = core.leave()
+        nursery.cancel_scope.cancel()
+    core.close()
+    return steps, left
 
 
 async def _recover(
@@ -158,7 +204,9 @@ class Unfinished:
 
     def judge(self) -> Verdict:
         """What is to be done. Raises OSError."""
-        return judge(self._mailbox.store, self.session, whole=self._whole)
+        return judge(
+            self._mailbox.store, self.session, whole=self._whole, boot=self._core.journal.boot
+        )
 
     def run(self) -> None:
         """It was begun already."""
@@ -166,34 +214,19 @@ class Unfinished:
 
     def finish(self) -> None:
         """Cut back, or finish. Raises OSError."""
-        record = self.session.record
         store = self._mailbox.store
         verdict = self.judge()
+        synced = self._core.surroundings.durable or self.session.synced
         if verdict.what is not What.NOTHING:
-            if record is not None and record.boot != self._core.journal.boot and not record.synced:
-                self._keep_copy()
             carry_out(store, self.session, verdict, self._rescue)
-            if self._core.surroundings.durable or self.session.synced:
+            if synced:
                 store.sync()
-        self.session.staging.close()
-
-    def _keep_copy(self) -> None:
-        """The host itself went down: what of mailbox and journal reached the disk, and in which order, is not known."""
-        state = self._mailbox.store.state()
-        if state is not None:
-            why = "the mailbox as it was found after the host went down in the middle of a commit"
-            self._rescue(_content(self._mailbox, state.size), why)
+        self.session.staging.close(synced=synced)
 
     def _rescue(self, content: Iterator[bytes], why: str) -> None:
         owner = self._mailbox.store.owner
         uid = owner[0] if owner is not None else 0
         self._core.private.rescue(self._mailbox.name, uid, content, why)
-
-
-def _content(mailbox: Mailbox, size: int) -> Iterator[bytes]:
-    step = 1 << 20
-    for at in range(0, size, step):
-        yield mailbox.store.read(at, min(step, size - at))
 
 
 def drop_aliases(door: Door, private: PrivateDirectory) -> None:

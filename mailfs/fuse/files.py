@@ -29,7 +29,15 @@ from mailfs.errors import Cause, Refused
 from mailfs.fuse.bridge import Caller, watch_interrupt
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
-from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
+from mailfs.fuse.nodes import (
+    ControlNode,
+    FileNode,
+    LockNode,
+    MailboxNode,
+    Node,
+    RescueNode,
+    ScratchNode,
+)
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
 
@@ -83,6 +91,8 @@ class Files:
 
     async def _open(self, node: Node, flags: int, who: Who) -> Handle:
         number = self._context.handles.number()
+        if isinstance(node, RescueNode) and flags & os.O_ACCMODE == os.O_RDONLY:
+            return FileHandle(number, node, fd=self._namespace.rescue.open(node, who))
         if isinstance(node, ControlNode):
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 raise PermissionError(errno.EACCES, "control files are read")

@@ -157,8 +157,9 @@ class Commits(Drafts):
     async def _defer(self, session: Session) -> None:
         """Enter a draft in the journal, so that its writer can be told of success. Raises OSError."""
         self._give_up(session)
-        enter(session, State.PENDING, self.name, self.store, self._around.journal)
-        if session.synced or self._around.durable:
+        synced = session.synced or self._around.durable
+        enter(session, State.PENDING, self.name, self.store, self._around.journal, synced=synced)
+        if synced:
             slot = session.staging.slot()
             await self._around.offload(slot.sync)
         self._around.note(self.name, "defer", session.describe())

@@ -199,7 +199,7 @@ class Drafts:
         if session is None or not session.dirty:
             return
         session.synced = True
-        enter(session, State.SYNCED, self.name, self.store, self._around.journal)
+        enter(session, State.SYNCED, self.name, self.store, self._around.journal, synced=True)
         slot = session.staging.slot()
         await self._around.offload(slot.sync)
 

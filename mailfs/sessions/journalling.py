@@ -31,6 +31,7 @@ def enter(
     *,
     at: int = 0,
     kept: bytes = b"",
+    synced: bool,
 ) -> None:
     """Write a draft to the journal, or its next state.
 
@@ -42,6 +43,7 @@ def enter(
         journal: gives boot id and sequence.
         at: where an append is about to be written, bytes.
         kept: newer mail that goes behind a rewrite.
+        synced: the caller is about to sync it.
 
     Raises:
         OSError: it is not in the journal, or still in its former state.
@@ -74,7 +76,7 @@ def enter(
         kept=tail,
         checksum=staging.checksum,
         times=session.times,
-        synced=session.synced,
+        synced=synced,
     )
     slot.mark(record)
     session.record = record

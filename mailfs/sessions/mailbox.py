@@ -13,7 +13,7 @@ from mailfs.sessions.commits import Commits
 from mailfs.sessions.merge import missing_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mailfs.locking.model import Process, Requester
     from mailfs.locking.rules import Claim
@@ -49,7 +49,7 @@ class Mailbox(Commits):
         self,
         requester: Requester,
         content: Callable[[], bytes],
-        swap: Callable[[bytes, bool], None],
+        swap: Callable[[bytes, bool], Awaitable[None]],
     ) -> None:
         """Let a whole new file take the mailbox's place (rename(2), which must answer at once).
 
@@ -81,7 +81,7 @@ class Mailbox(Commits):
                 window = missing_messages(self.store.read(base.size, horizon - base.size), text)
                 kept = window + self.store.read(horizon, self.size - horizon)
                 ends_line = not text or text.endswith(b"\n")
-            swap(kept, ends_line)
+            await swap(kept, ends_line)
             self.replaced(requester.process, kept=len(kept))
             self._around.note(self.name, "replace", f"by uid {requester.uid} pid {requester.pid}")
         finally:
@@ -131,19 +131,22 @@ class Mailbox(Commits):
                     if claim.kind is not Kind.COMMIT:
                         self.lock.revoke(claim, "unmount")
                 await trio.sleep(0.01)
-        for session in self.deferred:
+        self.leave()
+
+    def leave(self) -> bool:
+        """Leave what could not be committed in the journal. Returns whether there was anything."""
+        left = [*self.deferred, *([self.stuck.session] if self.stuck is not None else [])]
+        for session in left:
             log.error(
-                "%r: %s stays in the journal for the next mount or `mailfs recover`: the mailbox is locked outside "
-                "the mount, or cannot be written",
+                "%r: %s stays in the journal for the next mount or `mailfs recover`: "
+                "the mailbox is locked outside the mount, or cannot be written",
                 self.name,
                 session.describe(),
             )
             session.staging.leave()
         self.deferred.clear()
-        if self.stuck is not None:
-            log.error("%r is half written; the journal has the rest", self.name)
-            self.stuck.session.staging.leave()
-            self.stuck = None
+        self.stuck = None
+        return bool(left)
 
 
 def _is_one_of(process: Process | None, others: list[Process | None]) -> bool:

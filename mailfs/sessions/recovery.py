@@ -45,13 +45,14 @@ class Verdict(NamedTuple):
     foreign: int = 0
 
 
-def judge(store: Store, session: Session, *, whole: bool) -> Verdict:
+def judge(store: Store, session: Session, *, whole: bool, boot: str) -> Verdict:
     """Decide; changes nothing.
 
     Args:
         store: the mailbox.
         session: the draft, as `journalling.recovered` gives it.
         whole: the staging log is what it was.
+        boot: the host's boot id.
 
     Raises:
         OSError: of the backing filesystem.
@@ -64,6 +65,8 @@ def judge(store: Store, session: Session, *, whole: bool) -> Verdict:
         if record.state is State.INTENT:
             return Verdict(What.NOTHING, "its entry in the journal was not finished")
         return Verdict(What.RESCUE, "the journal file is damaged")
+    if record.boot != boot and not record.synced and record.state is not State.INTENT:
+        return _judge_lost(store, session, record)
     match record.state:
         case State.SYNCED if is_mail(session):
             return Verdict(What.COMMIT, "its writer was told that it is on the disk")
@@ -75,6 +78,27 @@ def judge(store: Store, session: Session, *, whole: bool) -> Verdict:
             return _judge_rewrite(store, record)
         case _:
             return _judge_append(store, session, record)
+
+
+def _judge_lost(store: Store, session: Session, record: Record) -> Verdict:
+    """The host went down: of mailbox and journal some reached the disk and some did not, in whatever order.
+
+    That a record is there says little then: its file may have been freed half a minute before.
+    """
+    if record.rewrite:
+        return Verdict(What.RESCUE, "the host went down, and this may be older than the mailbox")
+    if _contains(store, b"".join(session.tail())):
+        return Verdict(What.NOTHING, "it was written before the host went down")
+    return Verdict(What.COMMIT, "its writer was told of success before the host went down")
+
+
+def _contains(store: Store, text: bytes) -> bool:
+    end, at = _size(store), 0
+    while at < end:
+        if text in store.read(at, CHUNK + len(text)):
+            return True
+        at += CHUNK
+    return not text
 
 
 def _judge_rewrite(store: Store, record: Record) -> Verdict:

@@ -83,11 +83,13 @@ class JournalFile:
             self._journal.sync_names()
             self._known = True
 
-    def close(self) -> None:
+    def close(self, *, synced: bool = False) -> None:
         """Mark it free and give it back; a file that cannot even be marked goes away."""
         try:
             if self._state is not State.FREE:
                 self.mark(FREE)
+                if synced:
+                    self.sync()
             if self._end > ROOM:
                 os.ftruncate(self._fd, DATA + ROOM)
             self._end = 0
@@ -121,8 +123,7 @@ class JournalDirectory:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            self.boot = file.read().strip()
+        self.boot = boot_id()
         self._spare: list[JournalFile] = []
         taken = [int(name) for name in names(door)]
         self._names = itertools.count(max(taken, default=0) + 1)
@@ -188,6 +189,12 @@ class JournalDirectory:
         """Remove what is free; a record that is still needed stays."""
         while self._spare:
             self._spare.pop().remove()
+
+
+def boot_id() -> str:
+    """What tells this run of the host from others (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def look(door: Door) -> Iterator[tuple[JournalFile, Record | Damaged]]:

@@ -113,7 +113,8 @@ class FakeSlot:
     def leave(self) -> None:
         self.closed = True
 
-    def close(self) -> None:
+    def close(self, *, synced: bool = False) -> None:
+        self.synced += synced
         self.record = FREE
         self.closed = True
         self.journal.slots.remove(self)
