@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailfs.fuse.nodes import MailboxNode
 from mailfs.locking.model import Process, Requester
 from mailfs.policy import acl
 from mailfs.policy.rights import Credentials, may_remove, may_write, may_write_new
@@ -79,8 +80,12 @@ class Context:
             lock.refresh()
 
     def drop_idle(self) -> None:
-        """Forget mailboxes nothing is known of that could not be found out again."""
+        """Forget mailboxes nothing is known of that could not be found out again.
+
+        Not those that a node stands for: what comes through it would be another's than the one that is found by name.
+        """
         used = {name for name, openers in self.openers.items() if openers}
+        used |= {node.mailbox.name for node in self.nodes if isinstance(node, MailboxNode)}
         for name, mailbox in list(self.mailboxes.items()):
             if name not in used and mailbox.idle:
                 mailbox.store.rest()
