@@ -72,6 +72,8 @@ class JournalFile:
 
     def mark(self, record: Record) -> None:
         """Write the header's other place."""
+        if record.state is not State.FREE and self._journal is not None:
+            self._journal.free_overdue()
         generation = self._generation + 1
         write_all(self._fd, encode(record, generation), PLACE * (generation % 2))
         self._generation, self._state = generation, record.state
@@ -110,7 +112,7 @@ class JournalFile:
         """Remove the file, record and all. Never raises."""
         self.leave()
         if self._journal is not None:
-            self._journal.forget(self.name)
+            self._journal.forget(self.name, overdue=self._state is not State.FREE)
 
 
 class JournalDirectory:
@@ -125,6 +127,9 @@ class JournalDirectory:
         self._door = door
         self.boot = boot_id()
         self._spare: list[JournalFile] = []
+        self._overdue: list[
+            bytes
+        ] = []  # files with a record that is over, which could not be removed
         taken = [int(name) for name in names(door)]
         self._names = itertools.count(max(taken, default=0) + 1)
         self._sequence = itertools.count(1)
@@ -178,15 +183,30 @@ class JournalDirectory:
         else:
             file.remove()
 
-    def forget(self, name: bytes) -> None:
-        """Remove a file. Never raises."""
+    def forget(self, name: bytes, *, overdue: bool = False) -> None:
+        """Remove a file; ``overdue``: there is a record in it that must not be believed any more. Never raises."""
         try:
             self._door.unlink((*JOURNAL, name))
         except OSError as error:
             log.error("a file of the journal cannot be removed: %s", error)  # noqa: TRY400
+            if overdue:
+                self._overdue.append(name)
+
+    def free_overdue(self) -> None:
+        """Remove what could not be removed before.
+
+        A record that is over is harmless as long as its mailbox does not change: recovery would find it done. So it
+        is gone before the next one is written. Raises OSError: it cannot be removed still.
+        """
+        while self._overdue:
+            with contextlib.suppress(FileNotFoundError):
+                self._door.unlink((*JOURNAL, self._overdue[0]))
+            del self._overdue[:1]
 
     def close(self) -> None:
         """Remove what is free; a record that is still needed stays."""
+        with contextlib.suppress(OSError):
+            self.free_overdue()
         while self._spare:
             self._spare.pop().remove()
 
