@@ -86,6 +86,10 @@ class Operation:
     run: Callable[[Scene], None]
     states: Sequence[bytes]
     prepare: Callable[[Scene], None] = lambda _scene: None
+    ends: bool = False
+    """An error ends the program; what it leaves behind is found out by its end."""
+    waits: bool = False
+    """Somebody waits for the lock of a real file, which is not to be had while the disk is broken."""
     also: Sequence[bytes] = ()
     """What may come of it when something of it fails, and all else goes well."""
 
@@ -189,7 +193,7 @@ def _flushed() -> bytes:
         file.write(TEXT)
         file.flush()
         box = mailbox.mbox(file.name, create=False)
-        box.remove(1)
+        del box[1]  # type: ignore[arg-type]  # typeshed takes keys for strings
         box.flush()
         box.close()
         with open(file.name, "rb") as result:
@@ -259,8 +263,15 @@ OPERATIONS = [
     Operation("stale save", stale_save, (TEXT, TEXT + NEW, _CLEANED + NEW)),
     Operation("truncate", empty, (TEXT, b"")),
     Operation("sed", sed, (TEXT, TEXT.replace(_MARK, _SEEN))),
-    Operation("flush", flush, (TEXT, _flushed())),
-    Operation("vim", vim, (TEXT, _CLEANED)),
+    Operation("flush", flush, (TEXT, _flushed()), ends=True),
+    Operation("vim", vim, (TEXT, _CLEANED), ends=True),
     Operation("deferred", deferred, (TEXT, TEXT + NEW, TEXT + NEW + NEXT), _hold),
-    Operation("hand-over", hand_over, (TEXT, TEXT + NEW, TEXT + NEW + NEXT), also=(TEXT + NEXT,)),
+    Operation(
+        "hand-over",
+        hand_over,
+        (TEXT, TEXT + NEW, TEXT + NEW + NEXT),
+        ends=True,
+        waits=True,
+        also=(TEXT + NEXT,),
+    ),
 ]

@@ -9,8 +9,10 @@ must be at a commit, none before those its clients were told of; and the mount a
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +26,6 @@ from tests.support.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.users import User
 
@@ -80,7 +81,8 @@ class Victim(Trial):
         assert not complaints, (what, complaints)
         assert not os.listdir(self.private / "journal"), what
         for name in os.listdir(self.private / "rescue"):
-            assert torn and name.startswith("journal-"), (what, name)
+            assert torn, (what, name)
+            assert name.startswith("journal-"), (what, name)
             (self.private / "rescue" / name).unlink()
         for path in (self.private / "scratch").glob("*/*"):
             path.unlink()
@@ -96,6 +98,49 @@ def trial(
         Victim(fresh_spool(machine, people, mode), people["a"], library, request.param)
     ) as trial:
         yield trial
+
+
+CHANGES = (
+    "write,writev,pwrite64,pwritev,pwritev2,truncate,ftruncate,fallocate,copy_file_range,sendfile,"
+    "open,openat,openat2,creat,link,linkat,unlink,unlinkat,rename,renameat,renameat2,mkdir,mkdirat,"
+    "mknodat,symlinkat,fsync,fdatasync,sync_file_range,utimensat,fchown,fchownat,fchmod,fchmodat,chmod,"
+    "chown,setxattr,fsetxattr"
+)
+_SEEN = re.compile(r"^\d+ +(\w+)\((.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "trial", OPERATIONS[1:2], ids=lambda operation: operation.name, indirect=True
+)
+def test_what_is_counted_is_what_strace_sees(trial: Victim) -> None:
+    mount, out = trial.start(), trial.spool.parent / "strace"
+    scene, pid = trial.scene(), str(mount.process.pid)
+    tracer = trial.crew.start(
+        ["strace", "-f", "-y", "-e", f"trace={CHANGES}", "-o", out, "-p", pid]
+    )
+    tasks = Path(f"/proc/{pid}/task")
+    until(
+        lambda: all(
+            "TracerPid:\t0" not in (task / "status").read_text() for task in tasks.iterdir()
+        ),
+        10,
+        "traced",
+    )
+    trial.faults.arm(Action.COUNT)
+    trial.operation.run(scene)
+    trial.wait(lambda: trial.quiet() and trial.at_the_end(), scene)
+    trial.faults.disarm()
+    tracer.send_signal(signal.SIGINT)
+    tracer.wait(10)
+    seen = [
+        name
+        for name, arguments in _SEEN.findall(out.read_text())
+        if f"<{trial.spool}" in arguments
+        and (not name.startswith("open") or re.search("O_CREAT|O_TRUNC", arguments))
+    ]
+    assert len(seen) > 5
+    assert seen == trial.faults.calls
+    assert not mount.stop()
 
 
 @pytest.mark.timeout(300)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.mount.operations import Operation
     from tests.support.users import User
 
 MOST = 100
@@ -47,14 +48,14 @@ class Patient(Trial):
     """A spool whose disk fails, under one daemon."""
 
     def __init__(
-        self, spool: Path, people: dict[str, User], library: Path, operation: object
+        self, spool: Path, people: dict[str, User], library: Path, operation: Operation
     ) -> None:
         super().__init__(spool, people["a"], library, operation)
         self.bob = people["b"]
         self.delivery = self.crew.actor(self.bob)
         self.delivered = 0
         mount = self.start()
-        mount.announce("WARNING|ERROR")
+        mount.announce("WARNING|ERROR|a refused draft is kept")
         self.faults.arm(Action.COUNT)
         self.faults.disarm()
 
@@ -69,9 +70,14 @@ class Patient(Trial):
         reached, calls = bool(self.faults.hits), self.faults.calls
         what = f"{action.name} {errno.errorcode.get(error)} at {at} of {calls}: {scene.errors}"
         self.forget_locks()
+        if scene.errors and self.operation.ends:
+            for actor in self.actors:
+                actor.kill()
+            self.actors[:] = [self.crew.actor(self.user) for _ in range(2)]
         if "unlinkat" in calls[at - 1 :]:  # perhaps of the lock file: the next who locks removes it
             self.actors[0].do(f"lock('flock', {scene.path!r}, wait=True)")
             self.forget_locks()
+        self.deliver()
         self.wait(lambda: self.over() and self.quiet(), scene)
         number = self.check(scene.acknowledged, what)
         done = number == len(self.operation.states) - 1
@@ -81,7 +87,6 @@ class Patient(Trial):
         assert reached or (done and not scene.errors), what
         if calls[at - 1 : at] in TRIED_AGAIN and (action is Action.SHORT or error == errno.EINTR):
             assert not scene.errors, what
-        self.deliver()
         return reached
 
     def over(self) -> bool:
@@ -114,6 +119,8 @@ def trial(
 @pytest.mark.parametrize("trial", OPERATIONS, ids=lambda operation: operation.name, indirect=True)
 def test_every_call_fails(trial: Patient) -> None:
     for action, error in WAYS:
+        if action is Action.BROKEN and trial.operation.waits:
+            continue
         at = 1
         while trial.attempt(action, at, error):
             at += 1

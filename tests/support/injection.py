@@ -42,7 +42,17 @@ class Action(enum.IntEnum):
 def build(where: Path) -> Path:
     """Compile the library into a directory."""
     library = where / "injection.so"
-    argv = ["gcc", "-O1", "-Wall", "-shared", "-fPIC", "-o", library, _SOURCE, "-ldl"]
+    argv: list[str | Path] = [
+        "gcc",
+        "-O1",
+        "-Wall",
+        "-shared",
+        "-fPIC",
+        "-o",
+        library,
+        _SOURCE,
+        "-ldl",
+    ]
     subprocess.run(argv, check=True, timeout=60)
     return library
 

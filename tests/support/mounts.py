@@ -183,11 +183,8 @@ class Mount:
         for option in options:
             arguments += ["-o", option]
         arguments += [str(spool), str(directory)]
-        process: subprocess.Popen[bytes] | Forked
-        if prefork is not None:
-            process = prefork.start(arguments, log_file)
-        else:
-            process = _program(arguments, log_file)
+        start = prefork.start if prefork is not None else _program
+        process: subprocess.Popen[bytes] | Forked = start(arguments, log_file)
         mount = cls(spool, directory, log_file, process)
         try:
             until(lambda: mount._answers() or process.poll() is not None, _READY, "mounted")
