@@ -275,6 +275,8 @@ class Daemon:
         swept = 0.0
         while True:
             await trio.sleep(min(0.5, idle / 2))
+            with contextlib.suppress(OSError):
+                self.core.journal.free_overdue()
             try:
                 for mailbox in list(self.context.mailboxes.values()):
                     await mailbox.retry_stuck()

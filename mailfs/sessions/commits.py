@@ -24,7 +24,7 @@ import trio
 from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Mode
 from mailfs.sessions.drafts import BLOCK, Drafts
-from mailfs.sessions.journalling import enter, last_of
+from mailfs.sessions.journalling import enter, is_mail, last_of
 from mailfs.sessions.merge import missing_messages
 from mailfs.sessions.record import State
 from mailfs.sessions.storage import Times
@@ -69,7 +69,8 @@ class Commits(Drafts):
 
         Raises:
             Refused: STALE, FENCED; the draft is then in rescue, or gone.
-            OSError: of the backing filesystem.
+            OSError: of the backing filesystem; the mailbox is then as before, and the draft is gone. Of one that
+                its writer has synced what was synced is kept, and committed later.
         """
         session = self._take(key)
         if session is None:
@@ -78,10 +79,19 @@ class Commits(Drafts):
             self._end(session)
             raise Refused(Cause.FENCED, "the draft was discarded")
         if not session.dirty:
-            self._end(session)
+            self._drop(session)
             return
+        broken = session.broken
+        if broken is not None and not (session.back_to_synced() and is_mail(session)):
+            self._end_broken(session)
+            raise OSError(broken[0].errno, broken[0].strerror)
         if session.rewriting:
             self.lock.end_reading(session.requester.process)
+        await self._commit(session, patience, reported=reported)
+        if broken is not None:
+            raise OSError(broken[0].errno, broken[0].strerror)
+
+    async def _commit(self, session: Session, patience: float, *, reported: bool) -> None:
         try:
             claim = await self._claim_for_commit(session, patience)
             with trio.CancelScope(shield=True):
@@ -91,11 +101,34 @@ class Commits(Drafts):
                 await self._defer_or_rescue(session)
             raise
         except (Refused, OSError) as error:
+            if isinstance(error, OSError) and await self._keep_for_later(session, error):
+                return
             stale = isinstance(error, Refused) and error.cause is Cause.STALE
             if stale or not reported or _is_synced(session):
                 self._rescue(session, str(error))
-            self._end(session)
+            self._drop(session)
             raise
+
+    def _end_broken(self, session: Session) -> None:
+        """Drop a draft that lacks what could not be written; what its writer had synced of it goes to rescue."""
+        why = "a write to it failed"
+        self._around.note(self.name, "discard", f"{why}: {session.describe()}")
+        if session.record is not None:
+            self._rescue(session, why)
+        self._drop(session)
+
+    async def _keep_for_later(self, session: Session, error: OSError) -> bool:
+        """After an error of the disk, let a draft wait whose writer was told that it is there already."""
+        stuck = self.stuck is not None and self.stuck.session is session
+        if session.record is None or stuck:
+            return False
+        log.error("%r: %s waits in the journal: %s", self.name, session.describe(), error.strerror)
+        try:
+            await self._defer(session)
+        except OSError:  # it is in the journal, though not as it should be
+            self.deferred.append(session)
+            self._drain_later()
+        return True
 
     async def _commit_or_defer(self, session: Session, claim: Claim | None) -> None:
         if claim is None:
@@ -135,6 +168,10 @@ class Commits(Drafts):
             return
         if session.dirty:
             self._around.note(self.name, "discard", f"{why}: {session.describe()}")
+        self._drop(session)
+
+    def _drop(self, session: Session) -> None:
+        """End a draft of which nothing landed, and give back the room set aside for it."""
         self._end(session)
         if self._spare_room:
             self._trim_later(session.requester)
@@ -251,6 +288,11 @@ class Commits(Drafts):
         what it deferred itself. An error of the disk ends it: the rest waits in the journal.
         """
         self._failed = None
+        try:
+            await self._finish_stuck()  # perhaps the first of those that wait
+        except OSError as error:
+            self._failed = error
+            return
         locked = own_only or any(claim.explicit for claim in self.lock.claims)
         for session in list(self.deferred):
             if session not in self.deferred or (
@@ -417,7 +459,7 @@ class Commits(Drafts):
         self._reserved = 0
         try:
             before = self.store.state()
-            if before is not None and before == self._state:
+            if before is not None and self._state is not None and before[:2] == self._state[:2]:
                 self.store.truncate(before.size)
                 self.store.set_times(Times(None, before.mtime_ns))
         except OSError as error:

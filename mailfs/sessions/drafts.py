@@ -211,12 +211,16 @@ class Drafts:
         """Lay bytes over a draft, and set room aside for them in the mailbox.
 
         Raises:
-            OSError: there is none; the draft is then as before.
+            OSError: there is none; the draft is then as before, and broken.
 
         """
         end = max(session.size, offset + len(data))
-        self._reserve(end - session.size)
-        session.write(offset, data)
+        try:
+            self._reserve(end - session.size)
+            session.write(offset, data)
+        except OSError as error:
+            session.broken = error, min(offset, session.broken[1] if session.broken else offset)
+            raise
 
     def _reserve(self, growth: int) -> None:
         """Make sure that what is staged, and ``growth`` bytes more, will find room."""
@@ -257,6 +261,8 @@ class Drafts:
         session = self.sessions.get(key)
         if session is None or not session.dirty:
             return
+        if session.broken is not None:
+            raise OSError(session.broken[0].errno, session.broken[0].strerror)
         session.synced = True
         enter(session, State.SYNCED, self.name, self.store, self._around.journal, synced=True)
         slot = session.staging.slot()

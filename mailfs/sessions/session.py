@@ -69,6 +69,8 @@ class Session:
         times: time stamps the client set on the draft; they are applied after the commit.
         fenced: the agent lost its lock; nothing of this lands.
         record: what the journal says of it; None if it is not there.
+        broken: why a write to it failed, and where (bytes): what its writer meant is not what is here, and it is not
+            committed unless the writer cuts it back to before that.
 
     """
 
@@ -85,6 +87,7 @@ class Session:
     truncated: bool = False
     last_write: float = 0.0
     record: Record | None = None
+    broken: tuple[OSError, int] | None = None
 
     def __post_init__(self) -> None:
         self.size = self.base.size
@@ -134,6 +137,8 @@ class Session:
 
     def truncate(self, size: int) -> None:
         """Make the draft ``size`` bytes long; what a longer one gains are zeros."""
+        if self.broken is not None and size <= self.broken[1]:
+            self.broken = None
         if self.size < size <= self.base.horizon:
             self._widen()
         if size < self.base.size or size > self.size:
@@ -147,6 +152,14 @@ class Session:
         if not self.truncated and self.size == self.base.size:
             self.base = self.base._replace(size=self.base.horizon)
             self.size = self.floor = self.base.size
+
+    def back_to_synced(self) -> bool:
+        """Take a broken append back to what its writer was told is on the disk. Returns whether that can be done."""
+        record = self.record
+        if record is None or record.rewrite or self.rewriting:
+            return False
+        self.truncate(self.base.size + record.size - record.base)
+        return self.dirty
 
     def read(self, store: Store, offset: int, size: int) -> bytes:
         """What the session's own agent sees at ``offset``."""
@@ -182,6 +195,8 @@ class Session:
         distance = base.size - self.base.size
         self.extents.shift(distance)
         self.size += distance
+        if self.broken is not None:
+            self.broken = (self.broken[0], self.broken[1] + distance)
         self.floor = self.known = base.size
         self.base = base
 

@@ -72,6 +72,8 @@ class JournalFile:
 
     def mark(self, record: Record) -> None:
         """Write the header's other place."""
+        if record.state is not State.FREE and self._journal is not None:
+            self._journal.free_overdue()
         generation = self._generation + 1
         if record.state is not State.FREE:
             self._state = record.state  # even if that fails: then who knows what is there
@@ -112,7 +114,7 @@ class JournalFile:
         """Remove the file, record and all. Never raises."""
         self.leave()
         if self._journal is not None:
-            self._journal.forget(self.name)
+            self._journal.forget(self.name, overdue=self._state is not State.FREE)
 
 
 class JournalDirectory:
@@ -127,7 +129,9 @@ class JournalDirectory:
         self._door = door
         self.boot = boot_id()
         self._spare: list[JournalFile] = []
-        self._to_remove: list[bytes] = []
+        self._overdue: list[
+            bytes
+        ] = []  # files whose record is over, and which could not be removed
         taken = [int(name) for name in names(door)]
         self._names = itertools.count(max(taken, default=0) + 1)
         self._sequence = itertools.count(1)
@@ -154,7 +158,7 @@ class JournalDirectory:
         Nor is there one as long as a record that counts no more cannot be removed: what is written to its mailbox now
         would be undone by it.
         """
-        self._remove_again()
+        self.free_overdue()
         with contextlib.suppress(IndexError):
             return self._spare.pop()
         name = b"%08d" % next(self._names)
@@ -186,28 +190,30 @@ class JournalDirectory:
         else:
             file.remove()
 
-    def forget(self, name: bytes) -> None:
-        """Remove a file, if not now then as soon as it can be. Never raises."""
+    def forget(self, name: bytes, *, overdue: bool = False) -> None:
+        """Remove a file; ``overdue``: there is a record in it that must not be believed any more. Never raises."""
         try:
             self._door.unlink((*JOURNAL, name))
         except OSError as error:
             log.error("a file of the journal cannot be removed: %s", error)  # noqa: TRY400
-            self._to_remove.append(name)
+            if overdue:
+                self._overdue.append(name)
 
-    def _remove_again(self) -> None:
-        """What could not be removed still says that something is to be done."""
-        while self._to_remove:
-            name = self._to_remove[-1]
+    def free_overdue(self) -> None:
+        """Remove what could not be removed before.
+
+        A record that is over is harmless as long as its mailbox does not change: recovery would find it done. So it
+        is gone before the next one is written. Raises OSError: it cannot be removed still.
+        """
+        while self._overdue:
             with contextlib.suppress(FileNotFoundError):
-                self._door.unlink((*JOURNAL, name))
-            self._to_remove.remove(name)
+                self._door.unlink((*JOURNAL, self._overdue[0]))
+            del self._overdue[:1]
 
     def close(self) -> None:
         """Remove what is free; a record that is still needed stays."""
-        try:
-            self._remove_again()
-        except OSError as error:
-            log.error("files %r of the journal cannot be removed: %s", self._to_remove, error)  # noqa: TRY400
+        with contextlib.suppress(OSError):
+            self.free_overdue()
         while self._spare:
             self._spare.pop().remove()
 

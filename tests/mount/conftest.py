@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import fresh_spool, mounted
+from tests.support.injection import build
 from tests.support.mounts import MODES, Place
 
 if TYPE_CHECKING:
@@ -38,3 +39,9 @@ def mounting(
             return stack.enter_context(mounted(request.node, spool, options))
 
         yield mount
+
+
+@pytest.fixture(scope="session")
+def library(machine: Path) -> Path:
+    """What lets system calls of a daemon go wrong."""
+    return build(machine)

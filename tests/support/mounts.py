@@ -25,6 +25,7 @@ from tests.support.processes import Crew, until
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from tests.support.prefork import Forked, Prefork
     from tests.support.users import User
 
 DIRECTORY = "mailfs-test-"  # of a session, under the temporary directory: then its pid, then "-"
@@ -89,6 +90,19 @@ def remove_leftovers(temporary: Path) -> None:
             shutil.rmtree(top, ignore_errors=True)
 
 
+def _program(arguments: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
+    with log_file.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", "mailfs", *arguments],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={key: value for key, value in os.environ.items() if key != "JOURNAL_STREAM"},
+        )
+
+
 def abort(device: int) -> None:
     """End a FUSE connection by force: all its requests fail with ENOTCONN, whatever the daemon
     does.
@@ -142,30 +156,37 @@ class Mount:
     spool: Path
     dir: Path
     log_file: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     device: int = 0
     announced: list[str] = field(default_factory=list)
 
     @classmethod
-    def start(cls, where: Path, spool: Path, options: Iterable[str] = ()) -> Mount:
-        """Mount a spool on a new directory beside it, and wait until it is mounted."""
+    def start(
+        cls,
+        where: Path,
+        spool: Path,
+        options: Iterable[str] = (),
+        prefork: Prefork | None = None,
+    ) -> Mount:
+        """Mount a spool on a new directory beside it, and wait until it is mounted.
+
+        Args:
+            where: the directory beside it.
+            spool: the real files.
+            options: for ``-o``.
+            prefork: what shall fork the daemon; else it is a program like any other.
+
+        """
         directory = where / "mnt"
         if not mounts_at(directory):  # a dead mount must not even be looked at
             directory.mkdir(exist_ok=True)
         log_file = where / "daemon.log"
-        argv = [sys.executable, "-X", "faulthandler", "-m", "mailfs", "mount", "--foreground"]
+        arguments = ["mount", "--foreground"]
         for option in (*options, *os.environ.get(OPTIONS, "").split()):
-            argv += ["-o", option]
-        with log_file.open("wb") as log:
-            process = subprocess.Popen(
-                [*argv, str(spool), str(directory)],
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={key: value for key, value in os.environ.items() if key != "JOURNAL_STREAM"},
-            )
+            arguments += ["-o", option]
+        arguments += [str(spool), str(directory)]
+        start = prefork.start if prefork is not None else _program
+        process: subprocess.Popen[bytes] | Forked = start(arguments, log_file)
         mount = cls(spool, directory, log_file, process)
         try:
             until(lambda: mount._answers() or process.poll() is not None, _READY, "mounted")
