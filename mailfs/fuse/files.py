@@ -206,12 +206,13 @@ class Files:
         session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
-        if not mailbox.is_file(os.fstat(handle.fd).st_ino):
+        replaced = not mailbox.is_file(os.fstat(handle.fd).st_ino)
+        if replaced:
             handle.began = GONE
         elif offset == 0:
             handle.began = mailbox.rewrites
         text = os.pread(handle.fd, size, offset)
-        if handle.opener is not None and offset + len(text) >= mailbox.size:
+        if handle.opener is not None and (replaced or offset + len(text) >= mailbox.size):
             mailbox.saw(handle.opener, handle.began)
         return text
 

@@ -138,8 +138,8 @@ class Readers:
 
         Whoever holds an explicit exclusive lock and has read the mailbox under it, or opened it to read unseen, is
         trusted as it is, unless it was another file: who opens the mailbox, waits for its lock, and meanwhile a new
-        file takes its place, reads the old one under the lock (Python's mailbox). A process that never read the mailbox to
-        its end means the mailbox as it is now.
+        file takes its place, reads the old one under the lock (Python's mailbox). A process that never read the mailbox
+        to its end means the mailbox as it is now.
 
         Args:
             process: who writes.
