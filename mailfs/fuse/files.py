@@ -208,20 +208,21 @@ class Files:
         session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
-        if not mailbox.is_file(os.fstat(handle.fd).st_ino):
+        replaced = not mailbox.is_file(os.fstat(handle.fd).st_ino)
+        if replaced:
             handle.began = GONE
         elif offset == 0:
             handle.began = mailbox.rewrites
         text = os.pread(handle.fd, size, offset)
         if handle.opener is not None:
-            self._note_read(handle, handle.opener, offset + len(text))
+            self._note_read(handle, handle.opener, offset + len(text), replaced=replaced)
         return text
 
     @staticmethod
-    def _note_read(handle: MailboxHandle, process: Process, end: int) -> None:
+    def _note_read(handle: MailboxHandle, process: Process, end: int, *, replaced: bool) -> None:
         """A process has read to ``end``: all there is, or all there was when it opened the mailbox."""
         mailbox = handle.mailbox
-        if end >= mailbox.size:
+        if replaced or end >= mailbox.size:
             mailbox.saw(process, handle.began)
         elif end == handle.opened.size and handle.opened.rewrites == handle.began:
             mailbox.saw(process, handle.began, end)

@@ -196,8 +196,7 @@ class JournalDirectory:
             self._door.unlink((*JOURNAL, name))
         except OSError as error:
             log.error("a file of the journal cannot be removed: %s", error)  # noqa: TRY400
-            if overdue:
-                self._overdue.append(name)
+            (self._overdue if overdue else self._left_over).append(name)
 
     def free_overdue(self) -> None:
         """Remove what could not be removed before.
@@ -214,6 +213,9 @@ class JournalDirectory:
         """Remove what is free; a record that is still needed stays."""
         with contextlib.suppress(OSError):
             self.free_overdue()
+        left_over, self._left_over = self._left_over, []
+        for name in left_over:
+            self.forget(name)
         while self._spare:
             self._spare.pop().remove()
 
