@@ -15,6 +15,7 @@ the mailbox's lock and the real file's locks held. A commit goes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ class Commits(Drafts):
     async def _keep_for_later(self, session: Session, error: OSError) -> bool:
         """After an error of the disk, let a draft wait whose writer was told that it is there already."""
         stuck = self.stuck is not None and self.stuck.session is session
-        if session.record is None or stuck:
+        if stuck or session.record is None or session.record.state is State.FREE:
             return False
         log.error("%r: %s waits in the journal: %s", self.name, session.describe(), error.strerror)
         try:
@@ -426,7 +427,9 @@ class Commits(Drafts):
 
     def _rescue(self, session: Session, why: str) -> bool:
         # Laid over a text that it was not made for it would be neither's.
-        same = self.store.state() is not None and session.base.rewrites == self.rewrites
+        same = session.base.rewrites == self.rewrites
+        with contextlib.suppress(OSError):  # what cannot be looked at can be read even less
+            same = same and self.store.state() is not None
         store = self.store if same else None
         kept = self._around.rescue(self.name, session.requester.uid, session.remains(store), why)
         if not kept and session.record is not None:

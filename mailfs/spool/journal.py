@@ -129,9 +129,8 @@ class JournalDirectory:
         self._door = door
         self.boot = boot_id()
         self._spare: list[JournalFile] = []
-        self._overdue: list[
-            bytes
-        ] = []  # files whose record is over, and which could not be removed
+        self._left_over: list[bytes] = []  # free files that could not be removed
+        self._overdue: list[bytes] = []  # the same, with records that are over
         taken = [int(name) for name in names(door)]
         self._names = itertools.count(max(taken, default=0) + 1)
         self._sequence = itertools.count(1)
