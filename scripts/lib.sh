@@ -11,7 +11,7 @@ venv=$here/.venv
 build_packages=(libfuse3-dev fuse3 pkg-config gcc libc6-dev python3-venv python3-dev)
 client_packages=(
     procmail maildrop mutt alpine s-nail bsd-mailx liblockfile-bin vim nano ed sed attr acl bindfs
-    dovecot-core dovecot-imapd dovecot-pop3d tmux strace postfix
+    dovecot-core dovecot-imapd dovecot-pop3d mailutils tmux strace postfix
 )
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

@@ -331,9 +331,13 @@ def _passthrough(private: PrivateDirectory, spool: str, options: MountOptions) -
 
 def _programs(config: Config) -> Programs:
     """Paths as they are written, and as the kernel will tell them: without symbolic links (/bin, /lib)."""
-    held = config.programs.session_hold
-    real = {os.path.realpath(name) for name in held if name.startswith("/")}
-    return Programs(session_hold=frozenset(held) | real)
+    return Programs(
+        session_hold=_named(config.programs.session_hold), mapped=_named(config.programs.mapped)
+    )
+
+
+def _named(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(names) | {os.path.realpath(name) for name in names if name.startswith("/")}
 
 
 def _directory_mode(text: str) -> int | None:

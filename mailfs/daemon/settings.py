@@ -227,6 +227,15 @@ class Programs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             " read at the beginning. Meanwhile deliveries wait. A script goes by its interpreter.",
         ),
     ] = ()
+    mapped: Annotated[
+        tuple[Annotated[str, Meta(pattern=_PROGRAM)], ...],
+        _choice(
+            "a list of paths and base names of programs",
+            "Programs that lock a mailbox and change it through a shared mapping (mmap), around us."
+            " What was there before is kept until they unlock, and restored if they do not. Programs"
+            " that only read through a mapping, as GNU mailutils does, need not be named.",
+        ),
+    ] = ()
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

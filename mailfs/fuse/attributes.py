@@ -99,8 +99,14 @@ class Attributes:
         self, mailbox: Mailbox, size: int, opened: MailboxHandle | None, who: Who
     ) -> None:
         """ftruncate(2) is part of the handle's draft; truncate(2) a draft of its own, committed at once."""
+        requester = who.requester(mailbox.name, may_write=True)
+        if opened is not None and opened.maps and mailbox.locked_since(requester) is not None:
+            await mailbox.write_through(requester)
+            mailbox.truncate_through(size)
+            opened.cursor.told = size
+            return
         key = opened or object()
-        draft = mailbox.draft(key, who.requester(mailbox.name, may_write=True))
+        draft = mailbox.draft(key, requester)
         try:
             if size < draft.base.size:
                 mailbox.check_stale(draft)

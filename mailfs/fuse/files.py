@@ -132,13 +132,14 @@ class Files:
         mailbox = node.mailbox
         if mailbox.closing and interrupt is not None:
             await self._wait_closed(node, interrupt)
+        maps = flags & os.O_ACCMODE in WRITING and await self._opening.maps(who)
         young = await self._opening.admit(number, mailbox, flags, who, interrupt)
         try:
             handle = self._mailbox_handle(number, node, flags, who)
         except BaseException:
             self._opening.failed(mailbox, young, who)
             raise
-        handle.young = young
+        handle.young, handle.maps = young, maps
         return handle
 
     def _mailbox_handle(
@@ -250,6 +251,10 @@ class Files:
             handle.cursor.forget()
         requester = self._writer(handle, caller)
         mailbox.touch(requester)
+        if mailbox.written_through_by(handle.opener):
+            at = mailbox.refresh() if caller.flags & os.O_APPEND else offset
+            mailbox.through(at, data)
+            return len(data)
         session = mailbox.draft(handle, requester)
         if caller.flags & os.O_APPEND:
             at = session.size
@@ -327,6 +332,9 @@ class Files:
                 os.close(fd)
         elif isinstance(handle, MailboxHandle):
             mailbox = handle.mailbox
+            if mailbox.written_through_by(handle.opener):
+                await self._context.surroundings.offload(mailbox.store.sync)
+                return
             session = mailbox.sessions.get(handle)
             if session is None:
                 return
@@ -359,13 +367,19 @@ class Files:
         self._context.passthrough.closed(handle)
         if handle.window is not None:
             mailbox.closed(handle.window)
+        openers = self._context.openers.get(mailbox.name, Counter())
         if opener is not None:
-            openers = self._context.openers.get(mailbox.name, Counter())
             openers[opener] -= 1
             if openers[opener] <= 0:
                 del openers[opener]
             if not openers:
                 self._context.openers.pop(mailbox.name, None)
+        if opener and mailbox.written_through_by(opener) and not openers.get(opener):
+            with mailbox.closing.in_progress():
+                if await self._killed(opener):
+                    await mailbox.undo_changes(opener, "it was killed")
+                else:
+                    await mailbox.keep_changes(opener)
         session = mailbox.sessions.get(handle)
         if session is None:
             return

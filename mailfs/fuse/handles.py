@@ -79,6 +79,7 @@ class MailboxHandle(Handle):
         opened: the mailbox as it was then.
         began: how often the mailbox had been rewritten when reading through it last began at the beginning.
         young: the claim of an unlocked reader, which may be over long since.
+        maps: its opener is a program that changes mailboxes through a mapping.
         way: how it reads and writes.
         backing: the kernel's id of the real file its node is passed through to; None: it is not.
         window: what its opener may have read through it, where its reads do not reach us.
@@ -94,6 +95,7 @@ class MailboxHandle(Handle):
     opened: Base = UNKNOWN
     began: int = 0
     young: Claim | None = None
+    maps: bool = False
     way: Way = Way.DIRECT
     backing: int | None = None
     window: Window | None = None

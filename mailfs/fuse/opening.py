@@ -100,6 +100,13 @@ class Opening:
             if claim is not None and not self._has_open(mailbox, who.process):
                 mailbox.lock.release(claim)
 
+    async def maps(self, who: Who) -> bool:
+        """Whether the client is a program that changes mailboxes through a mapping (design 3.7)."""
+        programs, process = self._context.programs, who.process
+        if not programs.mapped or process is None:
+            return False
+        return programs.maps(await process.executable())
+
     async def _holds_session(self, who: Who) -> bool:
         """Whether the client is a program that holds mailboxes for its session. Asks /proc where that cannot hang."""
         process = who.process

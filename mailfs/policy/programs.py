@@ -18,18 +18,24 @@ class Programs:
 
     Attributes:
         session_hold: those that have the mailbox from their first open to their last close.
+        mapped: those that write the mailbox through a shared mapping.
 
     """
 
     session_hold: frozenset[str] = frozenset()
+    mapped: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         """Whether any program is named, so that it matters which one asks."""
-        return bool(self.session_hold)
+        return bool(self.session_hold or self.mapped)
 
     def holds_session(self, executable: str | None) -> bool:
         """Whether a program, known by its executable's path if at all, holds the mailbox for its session."""
         return is_one_of(executable, self.session_hold)
+
+    def maps(self, executable: str | None) -> bool:
+        """Whether a program writes mailboxes through a mapping."""
+        return is_one_of(executable, self.mapped)
 
 
 def is_one_of(executable: str | None, names: frozenset[str]) -> bool:

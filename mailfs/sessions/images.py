@@ -79,6 +79,14 @@ class Images(Commits):
         image = self._image
         return image is not None and image.session.requester.process is process
 
+    def fence(self, claim: Claim) -> None:
+        """The agent of ``claim`` lost its lock: what it has done by itself is undone."""
+        super().fence(claim)
+        image = self._image
+        if image is not None and claim.agent.covers(image.session.requester):
+            process = image.session.requester.process
+            self._around.nursery.start_soon(self.undo_changes, process, "its lock was taken")
+
     async def write_through(self, requester: Requester) -> None:
         """Keep an image, as this agent is about to change the mailbox by itself.
 

@@ -34,10 +34,11 @@ class Mailbox(Images):
             requester: who gives it back: its own drafts.
             claim: the lock: drafts of the process it belongs to, if a helper (``dotlockfile -u``) gives it back.
         """
-        await self.keep_changes(requester.process)
         users = [requester.process]
         if claim is not None:
             users += [claim.agent.home, claim.agent.user]
+        for user in users:
+            await self.keep_changes(user)
         for key in [k for k, s in self.sessions.items() if _is_one_of(s.requester.process, users)]:
             await self.commit(key, patience=0)
 
