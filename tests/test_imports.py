@@ -28,6 +28,7 @@ RANKS = {
     "mailfs.locking": 2,
     "mailfs.policy": 2,
     "mailfs.sessions": 2,
+    "mailfs.checking": 3,
     "mailfs.fuse": 3,
     "mailfs.daemon": 4,
     "mailfs.cli": 5,

@@ -14,7 +14,11 @@ import sys
 import click
 
 import mailfs
+from mailfs.cli.append import append
+from mailfs.cli.check import check
+from mailfs.cli.lock import lock
 from mailfs.cli.mount import mount
+from mailfs.cli.recover import recover
 from mailfs.cli.show import locks, status
 from mailfs.cli.umount import umount
 from mailfs.control.render import printable
@@ -43,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (mount, umount, locks, status):
+for command in (mount, umount, locks, status, lock, append, recover, check):
     cli.add_command(command)
 
 

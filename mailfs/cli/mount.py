@@ -20,7 +20,8 @@ from mailfs.daemon.options import parse_options
     metavar="OPTIONS",
     multiple=True,
     help="A comma list: table.key=value overrides the configuration; config=FILE; allow_other"
-    " (the default for root) or noallow_other; generic options of mount(8) are ignored.",
+    " (the default for root) or noallow_other; no_passthrough; generic options of mount(8) are"
+    " ignored.",
 )
 @click.option("--print-config", is_flag=True, help="Print what would be in force, and exit.")
 @click.option("--log", metavar="FILE", help="Write the log to FILE; `syslog` means syslog.")
@@ -53,7 +54,7 @@ def mount(
         config,
         spool,
         mountpoint or spool,
-        MountOptions(allow_other=options.allow_other),
+        MountOptions(allow_other=options.allow_other, passthrough=options.passthrough),
         foreground=foreground,
         log=log,
     )

@@ -72,6 +72,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         waiting: requests parked.
         sessions: sessions with something not committed.
         handles: open files.
+        readers: how mailboxes are read: "passthrough", or "direct I/O" and why.
         limits: names of limits (as in the configuration) and their values.
 
     """
@@ -87,6 +88,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     sessions: int
     handles: int
+    readers: str = ""
     limits: dict[str, int | float] = {}
 
 
@@ -219,6 +221,7 @@ def status_lines(status: Status) -> list[tuple[str, str]]:
         ("waiting", str(status.waiting)),
         ("sessions", str(status.sessions)),
         ("handles", str(status.handles)),
+        ("readers", printable(status.readers, spaces=True)),
     ]
     lines += [
         (f"limit {printable(name)}", f"{value:.15g}") for name, value in status.limits.items()
@@ -252,7 +255,7 @@ def _json(document: object) -> str:
 
 
 def _escaped(field: str, text: str) -> str:
-    return printable(text, spaces=field == "detail")
+    return printable(text, spaces=field in ("detail", "readers"))
 
 
 def _with_strings(struct: _S, change: Callable[[str, str], str]) -> _S:

@@ -33,6 +33,7 @@ class Numbers:
     mailboxes: Callable[[], int]
     sessions: Callable[[], int]
     handles: Callable[[], int]
+    readers: Callable[[], str]
 
 
 class ControlTree:
@@ -93,6 +94,7 @@ class ControlTree:
             waiting=self._locks.waiting(),
             sessions=self._numbers.sessions(),
             handles=self._numbers.handles(),
+            readers=self._numbers.readers(),
             limits=self._limits,
         )
 

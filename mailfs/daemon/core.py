@@ -5,37 +5,64 @@ A mount serves it to the kernel (``mount``); ``mailfs recover`` works on it with
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
-import stat
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from mailfs.daemon.errors import Exit, MountError
 from mailfs.host.accounts import Accounts
 from mailfs.locking.settings import LockEvent, LockSettings
 from mailfs.locking.table import LockTable
-from mailfs.policy.rights import Credentials, may_write
+from mailfs.policy.rights import may_lock
 from mailfs.sessions.mailbox import Mailbox
 from mailfs.sessions.surroundings import Surroundings
 from mailfs.spool import dotlock
 from mailfs.spool.backing_lock import BackingSettings
 from mailfs.spool.backing_locks import BackingLocks
+from mailfs.spool.door import Door
 from mailfs.spool.journal import JournalDirectory
 from mailfs.spool.mailbox_file import MailboxFile
+from mailfs.spool.private import PrivateDirectory, SpoolBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mailfs.daemon.config import Config
     from mailfs.locking.model import Tasks
     from mailfs.locking.outside import Outside
-    from mailfs.spool.door import Door, Path
-    from mailfs.spool.private import PrivateDirectory
+    from mailfs.spool.door import Path
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def opened(spool: str) -> Iterator[tuple[Door, PrivateDirectory]]:
+    """A spool and its ``.mailfs`` directory, with nobody else at work on it.
+
+    Raises:
+        MountError: another daemon serves it, or it cannot be used.
+
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            door = stack.enter_context(Door.at(spool))
+            private = PrivateDirectory(door)
+        except SpoolBusyError as busy:
+            message = (
+                f"{spool} is served by another mailfs (pid {busy.pid}): unmount it first; "
+                "if it was detached while busy, it ends when its last user closes its files"
+            )
+            raise MountError(message, Exit.TEMPFAIL) from None
+        except OSError as error:
+            message = f"cannot use {spool}: {error.strerror}; mailfs must be able to write there"
+            raise MountError(message, Exit.NOPERM) from error
+        stack.callback(private.close)
+        yield door, private
 
 
 class Core:
@@ -103,6 +130,10 @@ class Core:
         for mailbox in list(self.mailboxes.values()):
             await mailbox.settle()
 
+    def leave(self) -> list[bytes]:
+        """Leave what is not committed in the journal, for the next daemon. Returns whose mail that is."""
+        return [name for name, mailbox in self.mailboxes.items() if mailbox.leave()]
+
     def close(self) -> None:
         """Give back locks and what of the journal is free."""
         self.backing.close()
@@ -119,17 +150,14 @@ class Core:
         Where there is no mailbox yet, its account decides, if it is known. The group of a lock file says something
         of its owner only where strangers cannot make files of that group.
         """
-        if uid == 0:
-            return True
-        if file is None:
-            account = self.accounts.cached(path[-1])
-            return account is None or account.uid == uid
-        caller = Credentials(uid, gid, frozenset())
-        if may_write(file.st_uid, file.st_gid, file.st_mode & ~stat.S_IWGRP, caller):
-            return True
-        root = os.fstat(self.door.fileno)
-        open_to_all = bool(root.st_mode & stat.S_IWOTH and root.st_mode & stat.S_ISGID)
-        return not open_to_all and may_write(file.st_uid, file.st_gid, file.st_mode, caller)
+        account = self.accounts.cached(path[-1])
+        return may_lock(
+            uid,
+            gid,
+            (file.st_uid, file.st_gid, file.st_mode) if file else None,
+            account_uid=account.uid if account else None,
+            directory=os.fstat(self.door.fileno).st_mode,
+        )
 
     def _lock_event(self, event: LockEvent) -> None:
         if event.what == "revoked" and event.claim is not None:

@@ -10,15 +10,15 @@ class Exit(enum.IntEnum):
 
     OK = 0
     USAGE = 64  # the command line or a -o option is wrong
-    DATAERR = 65  # a control file does not hold what it should
-    NOINPUT = 66  # the spool or the mountpoint is not a directory; there is no such mount
-    UNAVAILABLE = 69  # a helper or another mailfs is missing or in the way
+    DATAERR = 65  # a control file is not what it should be; no message to append; damage found
+    NOINPUT = 66  # the spool or the mountpoint is not a directory; no such mount or mailbox
+    UNAVAILABLE = 69  # a helper or a command is missing, another mailfs in the way
     SOFTWARE = 70  # a bug of ours
     OSERR = 71  # the system refused a fork, a mount or the like
     OSFILE = 72  # /dev/fuse is missing
-    CANTCREAT = 73  # a log file cannot be written
-    IOERR = 74  # reading a control file failed
-    TEMPFAIL = 75  # busy or late: trying again may help
+    CANTCREAT = 73  # a log file cannot be written; a spool is mounted read-only
+    IOERR = 74  # reading a control file or the message, or writing the mailbox failed
+    TEMPFAIL = 75  # busy, late, locked or full: trying again may help
     NOPERM = 77  # you may not do that
     CONFIG = 78  # the configuration file is wrong
 

@@ -25,9 +25,11 @@ import trio
 import trio.lowlevel
 
 from mailfs.control.tree import ControlTree, Numbers
+from mailfs.daemon.background import Background
 from mailfs.daemon.config import Config, MountOptions, effective
-from mailfs.daemon.core import Core, offload
+from mailfs.daemon.core import Core, offload, opened
 from mailfs.daemon.errors import Exit, MountError
+from mailfs.daemon.mountinfo import mount_of
 from mailfs.daemon.recovery import recover
 from mailfs.daemon.watchdog import MNT_DETACH, Watchdog, umount
 from mailfs.fuse import bridge
@@ -36,14 +38,17 @@ from mailfs.fuse.context import Context, Limits
 from mailfs.fuse.handles import HandleTable
 from mailfs.fuse.nodes import ROOT, FileNode, NodeTable
 from mailfs.fuse.operations import Operations
+from mailfs.fuse.passthrough import Passthrough
 from mailfs.host.processes import ProcessTable
 from mailfs.locking.posix import FileLocks
 from mailfs.policy.budgets import Budget
-from mailfs.spool.door import Door
-from mailfs.spool.private import PrivateDirectory, SpoolBusyError
+from mailfs.policy.programs import Programs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
+
+    from mailfs.spool.door import Door
+    from mailfs.spool.private import PrivateDirectory
 
 
 log = logging.getLogger(__name__)
@@ -61,6 +66,10 @@ ABORTED = (errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN)
 
 SWEEP = 60.0
 """Seconds between two looks for drafts, mailboxes and scratch files nobody needs."""
+
+
+STACKED = ("overlay", "ecryptfs")
+"""File systems on others, which the kernel would pass nothing through to (s_stack_depth, fuse_backing_open)."""
 
 
 def run(
@@ -88,22 +97,7 @@ def run(
     """
     os.umask(0)
     _raise_file_limit()
-    with contextlib.ExitStack() as stack:
-        try:
-            door = stack.enter_context(Door.at(spool))
-            private = PrivateDirectory(door)
-        except SpoolBusyError as busy:
-            message = (
-                f"{spool} is served by another mailfs (pid {busy.pid}): unmount it first; "
-                "if it was detached while busy, it ends when its last user closes its files"
-            )
-            raise MountError(message, Exit.TEMPFAIL) from None
-        except OSError as error:
-            message = (
-                f"cannot use {spool}: {error.strerror}; the daemon must be able to write there"
-            )
-            raise MountError(message, Exit.NOPERM) from error
-        stack.callback(private.close)
+    with opened(spool) as (door, private):
         return trio.run(partial(_serve, config, door, private, spool, mountpoint, options, ready))
 
 
@@ -124,14 +118,21 @@ async def _serve(
     ready: Callable[[], None],
 ) -> int:
     async with trio.open_nursery() as nursery:
-        daemon = Daemon(config, door, private, spool, mountpoint, Background(nursery))
-        await recover(daemon.core)
-        await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
-        refused = daemon.mount(options)
-        if refused is None:
-            await _until_unmounted(daemon, spool, mountpoint, ready, nursery)
+        refused: MountError | None
+        try:
+            core = Core(config, door, private, Background(nursery))
+            await recover(core)
+        except OSError as error:
+            refused = MountError(f"the journal of {spool}: {error}", Exit.IOERR)
         else:
-            daemon.core.close()
+            daemon = Daemon(core, _passthrough(private, spool, options), spool, mountpoint)
+            await nursery.start(daemon.signals)  # before mounting: a mount is never left behind
+            refused = daemon.mount(options)
+            if refused is None:
+                await _until_unmounted(daemon, spool, mountpoint, ready, nursery)
+            else:
+                core.leave()
+                core.close()
         nursery.cancel_scope.cancel()
     if refused is not None:
         raise refused  # out here, as the nursery would wrap it in an exception group
@@ -169,31 +170,6 @@ def _leaves(group: BaseExceptionGroup[OSError]) -> Iterator[OSError]:
             yield error
 
 
-class Background:
-    """Starts tasks in a nursery whose failure, a bug of ours, is logged and ends nothing else.
-
-    Args:
-        nursery: where they run.
-    """
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-
-    def start_soon(
-        self, async_fn: Callable[..., Awaitable[object]], /, *args: object, name: object = None
-    ) -> None:
-        """See `trio.Nursery.start_soon`."""
-        self._nursery.start_soon(self._run, async_fn, args, name=name or async_fn)
-
-    async def _run(
-        self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]
-    ) -> None:
-        try:
-            await async_fn(*args)
-        except Exception:
-            log.exception("a background task failed: %r", async_fn)
-
-
 async def _tell_ready(ready: Callable[[], None]) -> None:
     """Say so once the loop serves: requests made from now on are answered."""
     await trio.lowlevel.checkpoint()
@@ -203,20 +179,13 @@ async def _tell_ready(ready: Callable[[], None]) -> None:
 class Daemon:
     """One mount and all that belongs to it."""
 
-    def __init__(
-        self,
-        config: Config,
-        door: Door,
-        private: PrivateDirectory,
-        spool: str,
-        mountpoint: str,
-        nursery: Background,
-    ) -> None:
-        self._config = config
-        self._private = private
+    def __init__(self, core: Core, passthrough: Passthrough, spool: str, mountpoint: str) -> None:
+        self.core = core
+        self._config = config = core.config
+        self._private = private = core.private
         self._mountpoint = mountpoint
+        door = core.door
         root = os.fstat(door.fileno)
-        self.core = core = Core(config, door, private, nursery)
         trusted = frozenset(config.policy.trusted_uids) | {0, os.geteuid()}
         policy = config.policy
         key = ("file", root.st_dev, root.st_ino)
@@ -245,12 +214,15 @@ class Daemon:
             scratch_files=Budget("scratch files", policy.scratch_files, trusted),
             scratch_bytes=Budget("scratch bytes", policy.scratch_bytes, trusted),
             open_files=Budget("open files", policy.open_files, trusted),
+            passthrough=passthrough,
+            programs=_programs(config),
         )
         context = self.context
         numbers = Numbers(
             mailboxes=lambda: len(context.mailboxes),
             sessions=lambda: sum(len(m.sessions) for m in context.mailboxes.values()),
             handles=lambda: len(context.handles),
+            readers=lambda: str(context.passthrough),
         )
         limits: dict[str, int | float] = {
             "max_waiters": config.locks.max_waiters,
@@ -266,6 +238,7 @@ class Daemon:
     def mount(self, options: MountOptions) -> MountError | None:
         """Mount; returns why it could not be done."""
         bridge.set_lock_handler(self._operations.locks)
+        bridge.want_passthrough(self.context.passthrough.wanted)
         fuse_options = {"fsname=mailfs", "subtype=mailfs", "default_permissions"}
         fuse_options |= {"nosuid", "nodev", "noexec"}
         if options.allow_other:
@@ -340,6 +313,25 @@ def _unmount(mountpoint: str, *, lazily: bool) -> None:
     done = subprocess.run(command, capture_output=True, check=False, timeout=10)
     if done.returncode != 0:
         raise OSError(16, "fusermount3 could not unmount it", mountpoint)
+
+
+def _passthrough(private: PrivateDirectory, spool: str, options: MountOptions) -> Passthrough:
+    """Where it is not refused from the start, the first request finds out (the kernel knows of nothing before)."""
+    beneath = mount_of(os.path.realpath(spool))
+    if not options.passthrough:
+        return Passthrough(private.sample, "option no_passthrough")
+    if os.geteuid() != 0:
+        return Passthrough(private.sample, "it needs root")
+    if beneath is not None and beneath.fstype in STACKED:
+        return Passthrough(private.sample, f"the spool is on {beneath.fstype}")
+    return Passthrough(private.sample)
+
+
+def _programs(config: Config) -> Programs:
+    """Paths as they are written, and as the kernel will tell them: without symbolic links (/bin, /lib)."""
+    held = config.programs.session_hold
+    real = {os.path.realpath(name) for name in held if name.startswith("/")}
+    return Programs(session_hold=frozenset(held) | real)
 
 
 def _directory_mode(text: str) -> int | None:

@@ -21,6 +21,7 @@ _GENERIC_WORDS = (
 Nothing of it changes a mount of ours, which is always nosuid, nodev, noexec and checks modes."""
 
 _GENERIC = frozenset(_GENERIC_WORDS.split(" "))
+_OURS = ("allow_other", "noallow_other", "config", "no_passthrough", "passthrough")
 _GENERIC_WITH_VALUE = ("x-", "X-", "comment=", "user=", "uhelper=", "helper=")
 
 
@@ -31,20 +32,23 @@ class Options(NamedTuple):
         config: the configuration file, if one is named.
         overrides: ``table.key=value`` items, in order, for `mailfs.daemon.config.override`.
         allow_other: whether every user may use the mount.
+        passthrough: whether readers may be passed through to the real files, where that is possible.
 
     """
 
     config: str | None
     overrides: list[str]
     allow_other: bool
+    passthrough: bool
 
 
 def parse_options(lists: Iterable[str], *, root: bool) -> Options:
     """Take ``-o`` lists apart.
 
-    An item is ``config=FILE``, ``allow_other`` or ``noallow_other``, ``table.key=value`` (a value
-    as in the file, or bare), or one of the generic options of mount(8), which are ignored. A comma
-    within ``[...]`` or ``"..."`` or after a backslash does not end an item.
+    An item is ``config=FILE``, ``allow_other`` or ``noallow_other``, ``passthrough`` or
+    ``no_passthrough``, ``table.key=value`` (a value as in the file, or bare), or one of the generic
+    options of mount(8), which are ignored. A comma within ``[...]`` or ``"..."`` or after a
+    backslash does not end an item.
 
     Args:
         lists: the argument of each ``-o``.
@@ -57,6 +61,7 @@ def parse_options(lists: Iterable[str], *, root: bool) -> Options:
     file: str | None = None
     overrides: list[str] = []
     allow_other = root
+    passthrough = True
     problems: list[str] = []
     for item in itertools.chain.from_iterable(_split(options) for options in lists):
         name, equals, value = item.partition("=")
@@ -64,6 +69,8 @@ def parse_options(lists: Iterable[str], *, root: bool) -> Options:
             file = value
         elif item in ("allow_other", "noallow_other"):
             allow_other = item == "allow_other"
+        elif item in ("passthrough", "no_passthrough"):
+            passthrough = item == "passthrough"
         elif item in _GENERIC or item.startswith(_GENERIC_WITH_VALUE):
             continue
         elif "." in name and equals:
@@ -71,12 +78,12 @@ def parse_options(lists: Iterable[str], *, root: bool) -> Options:
         elif item == "ro":
             problems.append("-o ro: a spool mounted read-only cannot be locked; remove the option")
         else:
-            known = {*_GENERIC, "allow_other", "noallow_other", "config"}
+            known = {*_GENERIC, *_OURS}
             known |= {f"{key.table}.{key.name}" for key in keys()}
             problems.append(f"-o {quoted(item)}: {unknown('option', name, known)}")
     if problems:
         raise OptionError(problems)
-    return Options(file, overrides, allow_other)
+    return Options(file, overrides, allow_other, passthrough)
 
 
 def _split(options: str) -> Iterator[str]:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from mailfs.daemon.background import Background
+from mailfs.daemon.core import Core, opened
+from mailfs.daemon.errors import Exit, MountError
 from mailfs.locking.model import Mode
 from mailfs.sessions.journalling import is_whole, recovered, withdraw
 from mailfs.sessions.record import Damaged, Record, State
@@ -25,7 +28,7 @@ from mailfs.spool.mailbox_file import MailboxFile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailfs.daemon.core import Core
+    from mailfs.daemon.config import Config
     from mailfs.sessions.mailbox import Mailbox
     from mailfs.sessions.session import Session
     from mailfs.spool.door import Door
@@ -98,6 +101,48 @@ async def recover(core: Core, patience: float = PATIENCE) -> list[Step]:
     drop_aliases(core.door, core.private)
     core.journal.prepare()
     return steps
+
+
+def recover_offline(config: Config, spool: str, patience: float) -> tuple[list[Step], list[bytes]]:
+    """Recover a spool that is not mounted, to the last commit.
+
+    Args:
+        config: what is in force.
+        spool: the real directory.
+        patience: seconds to wait for programs outside that have locked mailboxes.
+
+    Returns:
+        What was done, and the mailboxes for which something is in the journal still.
+
+    Raises:
+        MountError: a daemon serves it, or it cannot be used.
+
+    """
+    with opened(spool) as (door, private):
+        try:
+            return trio.run(_recover_offline, config, door, private, patience)
+        except* OSError as errors:
+            first = errors.exceptions[0]
+            raise MountError(f"the journal of {spool}: {first}", Exit.IOERR) from errors
+
+
+async def _recover_offline(
+    config: Config, door: Door, private: PrivateDirectory, patience: float
+) -> tuple[list[Step], list[bytes]]:
+    async with trio.open_nursery() as nursery:
+        background = Background(nursery)
+        core = Core(config, door, private, background)
+        steps = await recover(core, patience)
+        background.start_soon(core.backing.run)
+        with trio.move_on_after(patience):
+            for mailbox in core.mailboxes.values():
+                while mailbox.deferred or mailbox.stuck:
+                    await mailbox.retry_stuck()
+                    await trio.sleep(0.02)
+        left = core.leave()
+        nursery.cancel_scope.cancel()
+    core.close()
+    return steps, left
 
 
 def _waits(each: tuple[JournalFile, Record | Damaged]) -> bool:
@@ -210,35 +255,20 @@ class Unfinished:
         if verdict.what is What.RESCUE:
             self._mailbox.give_up(self.session, verdict.why)
             return
+        core, mailbox = self._core, self._mailbox
+        synced = core.surroundings.durable or self.session.synced
         if verdict.what is not What.NOTHING:
-            self._carry_out(verdict)
-        self.session.staging.close()
-
-    def _carry_out(self, verdict: Verdict) -> None:
-        record, core, mailbox = self.session.record, self._core, self._mailbox
-        if record is not None and record.boot != core.journal.boot and not record.synced:
-            self._keep_copy()
-        carry_out(mailbox.name, mailbox.store, self.session, core.journal, verdict, self._rescue)
-        if core.surroundings.durable or self.session.synced:
-            mailbox.store.sync()
-
-    def _keep_copy(self) -> None:
-        """The host itself went down: what of mailbox and journal reached the disk, and in which order, is not known."""
-        state = self._mailbox.store.state()
-        if state is not None:
-            why = "the mailbox as it was found after the host went down in the middle of a commit"
-            self._rescue(_content(self._mailbox, state.size), why)
+            carry_out(
+                mailbox.name, mailbox.store, self.session, core.journal, verdict, self._rescue
+            )
+            if synced:
+                mailbox.store.sync()
+        self.session.staging.close(synced=synced)
 
     def _rescue(self, content: Iterator[bytes], why: str) -> None:
         owner = self._mailbox.store.owner
         uid = owner[0] if owner is not None else 0
         self._core.private.rescue(self._mailbox.name, uid, content, why)
-
-
-def _content(mailbox: Mailbox, size: int) -> Iterator[bytes]:
-    step = 1 << 20
-    for at in range(0, size, step):
-        yield mailbox.store.read(at, min(step, size - at))
 
 
 def drop_aliases(door: Door, private: PrivateDirectory) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_PROGRAM = r"\A(/[^\x00]+|[^/\x00]+)\Z"
+
+
 def _seconds(low: float, high: float, description: str) -> Meta:
     takes = f"seconds, {low:.10g} to {high:.10g}"
     return Meta(ge=low, le=high, description=description, extra={"takes": takes})
@@ -212,6 +215,20 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = 4_096
 
 
+class Programs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Programs that are treated differently, by their path, or by their base name wherever they lie."""
+
+    session_hold: Annotated[
+        tuple[Annotated[str, Meta(pattern=_PROGRAM)], ...],
+        _choice(
+            "a list of paths and base names of programs",
+            "Programs that get a mailbox's lock when they open it, whether they lock or not, and keep"
+            " it until they close it: POP servers that rewrite the mailbox at the end from what they"
+            " read at the beginning. Meanwhile deliveries wait. A script goes by its interpreter.",
+        ),
+    ] = ()
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is written to the log."""
 
@@ -232,6 +249,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sessions: Sessions = Sessions()
     backing: Backing = Backing()
     policy: Policy = Policy()
+    programs: Programs = Programs()
     log: Log = Log()
 
 
@@ -240,10 +258,12 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         allow_other: every user may use the mount, not only the one who made it.
+        passthrough: the kernel may read mailboxes by itself, where it can.
 
     """
 
     allow_other: bool
+    passthrough: bool = True
 
 
 class Key(NamedTuple):

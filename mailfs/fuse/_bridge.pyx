@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""The part of FUSE that pyfuse3 does not show: locks, interrupts, and who asks.
+"""The part of FUSE that pyfuse3 does not show: locks, interrupts, passthrough, and who asks.
 
 How it works. ``_bridge.h`` defines ``fuse_session_new``. This module is loaded with RTLD_GLOBAL
 before pyfuse3, so pyfuse3's call of it comes here, with pyfuse3's table of operations. We hand
@@ -17,17 +17,23 @@ libfuse a table of our own:
   holds the request's mutex there, and a reply would free it, so the news only travels on
   through trio's loop. What libfuse keeps for us is a number, not a pointer: if the object that it
   stands for is gone, nothing happens.
+* Passthrough, which libfuse knows from 3.17 on only, is laid into its messages to the kernel
+  (fuse_session_custom_io): into the reply to INIT, and into the replies to those opens that Python
+  has named a backing file for. Our fuse_reply_open and fuse_reply_create, found in place of
+  libfuse's, say which open is being answered.
 
 All of it runs in trio's thread with the GIL held, for so pyfuse3 calls fuse_session_process_buf.
 """
 
 import logging
+from fcntl import ioctl
+from struct import pack
 from weakref import WeakValueDictionary
 
 from trio.lowlevel import current_task, current_trio_token
 
 cimport cython
-from libc.errno cimport EIO, EOPNOTSUPP
+from libc.errno cimport EIO, ENOTCONN, EOPNOTSUPP
 from libc.stdint cimport INT64_MAX, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -489,6 +495,88 @@ def set_lock_handler(handler):
 
 
 # --------------------------------------------------------------------------------------------------
+# Passthrough (Documentation/filesystems/fuse/fuse-passthrough.rst, fs/fuse/backing.c)
+
+FUSE_DEV_IOC_BACKING_OPEN = 1 << 30 | 16 << 16 | 229 << 8 | 1  # _IOW(229, 1, fuse_backing_map)
+FUSE_DEV_IOC_BACKING_CLOSE = 1 << 30 | 4 << 16 | 229 << 8 | 2  # _IOW(229, 2, uint32_t)
+
+cdef dict backings = {}  # handle -> backing id, for opens that are not answered yet
+
+
+cdef int backing_of(uint64_t fh) noexcept:
+    """The backing id for the reply that gives out fh; called by our fuse_reply_open."""
+    return backings.pop(fh, 0)
+
+
+cdef void forget_session() noexcept:
+    """The session is about to be freed."""
+    global bridge_session, bridge_agreed
+    bridge_session = NULL
+    bridge_agreed = 0
+    backings.clear()
+
+
+cdef int connection() except -1:
+    cdef int fd = bridge_fd()
+    if fd < 0:
+        raise OSError(ENOTCONN, "nothing is mounted")
+    return fd
+
+
+def want_passthrough(bint wanted=True):
+    """Say whether to ask the kernel for passthrough; to be called before pyfuse3.init()."""
+    global bridge_wanted
+    bridge_wanted = wanted
+
+
+def passthrough_agreed():
+    """Whether kernel and mount use passthrough; right from the first request on."""
+    return bool(bridge_agreed)
+
+
+def open_backing(int fd):
+    """Have the kernel know the real file that is open as fd; returns its backing id (positive).
+
+    The file stays open in the kernel until close_backing(), or for as long as handles use it.
+
+    Raises:
+        OSError: EPERM without CAP_SYS_ADMIN or without passthrough, ELOOP if the file is on a
+            stacked file system, EOPNOTSUPP or EINVAL if it cannot be passed through to
+            (fuse_backing_open, fs/fuse/backing.c); ENOTTY before Linux 6.9; ENOTCONN if nothing
+            is mounted.
+    """
+    argument = bytearray(pack("=iIQ", fd, 0, 0))
+    return ioctl(connection(), FUSE_DEV_IOC_BACKING_OPEN, argument)
+
+
+def close_backing(int backing):
+    """Give back a backing id; handles that use its file keep it.
+
+    Raises:
+        OSError: ENOENT for an id that is not known, ENOTCONN if nothing is mounted.
+    """
+    ioctl(connection(), FUSE_DEV_IOC_BACKING_CLOSE, bytearray(pack("=I", backing)))
+
+
+def pass_through(fh, int backing):
+    """Have the open that is about to be answered with handle fh pass through to a backing file.
+
+    To be called before the handler of open or create returns. With ``direct_io`` in its FileInfo
+    reads and writes still come to us, and only mappings go to the file; ``keep_cache`` is not
+    allowed (FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c). As long as a node has a handle with
+    passthrough, open() of it fails with EIO if the reply has none, or has another backing id
+    (fuse_file_io_open and fuse_inode_uncached_io_start, likewise).
+
+    Args:
+        fh: the handle; no other open may be answered with the same number meanwhile.
+        backing: from open_backing().
+    """
+    if backing <= 0:
+        raise ValueError(f"{backing} is no backing id")
+    backings[fh] = backing
+
+
+# --------------------------------------------------------------------------------------------------
 # Interposition
 
 include "_operations.pxi"
@@ -525,3 +613,4 @@ def interposed():
 
 bridge_take = take
 bridge_opened = opened
+bridge_backing_of = backing_of

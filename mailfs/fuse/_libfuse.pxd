@@ -106,3 +106,8 @@ cdef extern from "_bridge.h":
 
     const fuse_lowlevel_ops *(*bridge_take)(const fuse_lowlevel_ops *, size_t) noexcept
     void (*bridge_opened)() noexcept
+    int (*bridge_backing_of)(uint64_t) noexcept
+    int bridge_wanted
+    int bridge_agreed
+    void *bridge_session
+    int bridge_fd() noexcept

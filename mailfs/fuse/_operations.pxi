@@ -9,6 +9,7 @@ cdef void on_destroy(void *userdata) noexcept:
     global generation
     generation += 1
     now.valid = False
+    forget_session()
     if theirs.destroy is not NULL:
         theirs.destroy(userdata)
 

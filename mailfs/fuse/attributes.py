@@ -93,8 +93,7 @@ class Attributes:
         if session is not None and session.dirty:
             session.times = times  # applied when what was written before it is committed
         else:
-            mailbox.store.set_times(times)
-            mailbox.refresh()
+            mailbox.set_times(times)
 
     async def _truncate(
         self, mailbox: Mailbox, size: int, opened: MailboxHandle | None, who: Who

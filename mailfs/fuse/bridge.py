@@ -18,9 +18,14 @@ __all__ = [
     "LockHandler",
     "LockRequest",
     "caller",
+    "close_backing",
     "interposed",
+    "open_backing",
+    "pass_through",
+    "passthrough_agreed",
     "pyfuse3",
     "set_lock_handler",
+    "want_passthrough",
     "watch_interrupt",
 ]
 
@@ -43,8 +48,13 @@ try:
         Interrupt,
         LockRequest,
         caller,
+        close_backing,
         interposed,
+        open_backing,
+        pass_through,
+        passthrough_agreed,
         set_lock_handler,
+        want_passthrough,
         watch_interrupt,
     )
 finally:

@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailfs.fuse.nodes import MailboxNode
 from mailfs.locking.model import Process, Requester
 from mailfs.policy import acl
 from mailfs.policy.rights import Credentials, may_remove, may_write, may_write_new
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from mailfs.fuse.bridge import Caller, LockRequest
     from mailfs.fuse.handles import HandleTable
     from mailfs.fuse.nodes import NodeTable
+    from mailfs.fuse.passthrough import Passthrough
     from mailfs.fuse.replace import Away
     from mailfs.host.accounts import Accounts
     from mailfs.host.processes import HostProcess, ProcessTable
     from mailfs.locking.posix import FileLocks
     from mailfs.locking.table import LockTable
     from mailfs.policy.budgets import Budget
+    from mailfs.policy.programs import Programs
     from mailfs.sessions.mailbox import Mailbox
     from mailfs.sessions.surroundings import Surroundings
     from mailfs.spool.backing_locks import BackingLocks
@@ -62,6 +65,8 @@ class Context:
     scratch_files: Budget
     scratch_bytes: Budget
     open_files: Budget
+    programs: Programs
+    passthrough: Passthrough
     mailbox: Callable[[bytes], Mailbox]  # of a name, whether or not its file exists
     mailboxes: dict[bytes, Mailbox]  # those something is known of
     openers: dict[bytes, Counter[Process]] = field(default_factory=dict)
@@ -79,8 +84,13 @@ class Context:
             lock.refresh()
 
     def drop_idle(self) -> None:
-        """Forget mailboxes nothing is known of that could not be found out again."""
+        """Forget mailboxes nothing is known of that could not be found out again.
+
+        One whose node the kernel knows stays, however idle: it would be used through the node while others made a
+        second one of the same name, and what a program has read would be unknown when it saves by renaming.
+        """
         used = {name for name, openers in self.openers.items() if openers}
+        used |= {node.mailbox.name for node in self.nodes if isinstance(node, MailboxNode)}
         for name, mailbox in list(self.mailboxes.items()):
             if name not in used and mailbox.idle:
                 mailbox.store.rest()

@@ -11,8 +11,9 @@ import trio
 from mailfs.errors import Refused
 from mailfs.fuse.bridge import pyfuse3
 from mailfs.fuse.namespace import blank_entry
-from mailfs.fuse.nodes import ControlNode, FileNode, Node
+from mailfs.fuse.nodes import ControlNode, FileNode, Node, RescueNode
 from mailfs.fuse.replace import REPLACING
+from mailfs.fuse.rescue import NAME as RESCUE
 from mailfs.policy.names import LOCK_SUFFIX
 from mailfs.spool.door import Entry
 from mailfs.spool.dotlock import is_temporary
@@ -51,10 +52,13 @@ class Directories:
         return number
 
     async def _names(self, node: Node, who: Who) -> list[Entry]:
+        if isinstance(node, RescueNode) and len(node.path) == 1:
+            return self._namespace.rescue.names(who)
         if isinstance(node, ControlNode):
             if node.path:
                 raise NotADirectoryError(errno.ENOTDIR, "a control file")
-            return [Entry(name, 0, 0) for name in sorted(self._context.control) if who.trusted]
+            names = sorted(self._context.control) if who.trusted else []
+            return [Entry(name, 0, 0) for name in [*names, RESCUE]]
         if node is self._context.nodes.root:
             return await self._root(who)
         return self._context.door.listdir(self._namespace.directory(node).path)

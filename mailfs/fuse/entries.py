@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 from mailfs.errors import Cause, Refused
 from mailfs.fuse.lockfile import LockFile
-from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, Path, ScratchNode
+from mailfs.fuse.nodes import (
+    ControlNode,
+    FileNode,
+    LockNode,
+    MailboxNode,
+    Node,
+    Path,
+    RescueNode,
+    ScratchNode,
+)
 from mailfs.policy.names import LOCK_SUFFIX, Kind, may_create
 from mailfs.policy.rights import Credentials
 from mailfs.spool.private import SCRATCH
@@ -270,6 +279,9 @@ class Entries:
 
     async def unlink(self, parent: Node, name: bytes, who: Who) -> None:
         """unlink(2): gives back a lock, removes a scratch file, a mailbox by its owner, or what is passed through."""
+        if isinstance(parent, RescueNode):
+            self._namespace.rescue.remove(name, who)
+            return
         self.refuse_control(parent, name)
         if parent is not self._context.nodes.root:
             directory = self._namespace.directory(parent)
@@ -327,6 +339,7 @@ class Entries:
                 await self._context.mailbox(mailbox).commit_own(
                     requester, lock.releasable(requester)
                 )
+            self._context.mailbox(mailbox).unlocking(requester)
         except Refused as refusal:
             if refusal.cause is not Cause.FENCED:
                 raise

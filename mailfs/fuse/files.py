@@ -9,8 +9,8 @@ that is ending cannot be killed while its flush waits). When a mailbox's draft i
   and closes one), and RELEASE decides;
 * flush by another process that has inherited the descriptor: nothing yet;
 * release, when the last descriptor is gone: commit;
-* release, when the process that wrote last has died by a signal: discard. What an earlier one left passes on to
-  those who hold the handle still, and is theirs to finish.
+* release, when the process that wrote last has died by a signal, or its opener after that process had ended: discard.
+  What an earlier one left passes on to those who hold the handle still, and is theirs to finish.
 """
 
 from __future__ import annotations
@@ -29,15 +29,28 @@ from mailfs.errors import Cause, Refused
 from mailfs.fuse.bridge import Caller, watch_interrupt
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.handles import FileHandle, Handle, LockHandle, MailboxHandle, TextHandle
-from mailfs.fuse.nodes import ControlNode, FileNode, LockNode, MailboxNode, Node, ScratchNode
+from mailfs.fuse.nodes import (
+    ControlNode,
+    FileNode,
+    LockNode,
+    MailboxNode,
+    Node,
+    RescueNode,
+    ScratchNode,
+)
+from mailfs.fuse.opening import Opening
+from mailfs.fuse.passthrough import Way
 from mailfs.host.processes import HostProcess
 from mailfs.locking.model import Ending, Requester
+from mailfs.sessions.readers import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mailfs.fuse.bridge import Interrupt
     from mailfs.fuse.namespace import Namespace
     from mailfs.fuse.replace import Replacing
+    from mailfs.locking.model import Process
     from mailfs.spool.door import Path
 
 log = logging.getLogger(__name__)
@@ -54,6 +67,7 @@ class Files:
         self._context = context
         self._namespace = namespace
         self._replacing = replacing
+        self._opening = Opening(context)
 
     def handle(self, number: int) -> Handle:
         """The open file of a number; EBADF if there is none."""
@@ -74,15 +88,18 @@ class Files:
             self._context.open_files.give(who.uid)
             raise
 
-    async def open(self, node: Node, flags: int, who: Who) -> Handle:
-        """Open a node, within `reserved`. The kernel has checked the mode bits."""
-        handle = await self._open(node, flags, who)
+    async def open(self, node: Node, flags: int, who: Who, *, may_wait: bool = True) -> Handle:
+        """Open a node, within `reserved`. The kernel has checked the mode bits; a create must not wait."""
+        interrupt = watch_interrupt() if may_wait and isinstance(node, MailboxNode) else None
+        handle = await self._open(node, flags, who, interrupt)
         handle.uid = who.uid
         self._context.handles.add(handle)
         return handle
 
-    async def _open(self, node: Node, flags: int, who: Who) -> Handle:
+    async def _open(self, node: Node, flags: int, who: Who, interrupt: Interrupt | None) -> Handle:
         number = self._context.handles.number()
+        if isinstance(node, RescueNode) and flags & os.O_ACCMODE == os.O_RDONLY:
+            return FileHandle(number, node, fd=self._namespace.rescue.open(node, who))
         if isinstance(node, ControlNode):
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 raise PermissionError(errno.EACCES, "control files are read")
@@ -95,7 +112,7 @@ class Files:
                 lock.truncate(0)
             return LockHandle(number, node, lock=lock)
         if isinstance(node, MailboxNode):
-            return await self._open_mailbox(number, node, flags, who)
+            return await self._open_mailbox(number, node, flags, who, interrupt)
         if isinstance(node, FileNode):
             fd = self._context.door.open(node.path, flags & _KEPT)
             if stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -109,16 +126,33 @@ class Files:
         requester = who.requester(mailbox, may_write=True)
         return bool(lock and lock.claim and lock.claim.agent.covers(requester))
 
-    async def _open_mailbox(self, number: int, node: MailboxNode, flags: int, who: Who) -> Handle:
+    async def _open_mailbox(
+        self, number: int, node: MailboxNode, flags: int, who: Who, interrupt: Interrupt | None
+    ) -> Handle:
+        mailbox = node.mailbox
+        if mailbox.closing and interrupt is not None:
+            await self._wait_closed(node, interrupt)
+        young = await self._opening.admit(number, mailbox, flags, who, interrupt)
+        try:
+            handle = self._mailbox_handle(number, node, flags, who)
+        except BaseException:
+            self._opening.failed(mailbox, young, who)
+            raise
+        handle.young = young
+        return handle
+
+    def _mailbox_handle(
+        self, number: int, node: MailboxNode, flags: int, who: Who
+    ) -> MailboxHandle:
         mailbox = node.mailbox
         writable = flags & os.O_ACCMODE in WRITING
-        if node.mailbox.closing:
-            await self._wait_closed(node)
         fd = self._context.door.open((mailbox.name,), os.O_RDONLY)
         process = who.process
         handle = MailboxHandle(number, node, mailbox=mailbox, fd=fd, opener=process)
         try:
             handle.cursor.told = mailbox.refresh()
+            handle.opened = mailbox.now
+            handle.began = mailbox.rewrites
             if flags & os.O_TRUNC and writable:
                 session = mailbox.draft(handle, who.requester(mailbox.name, may_write=True))
                 mailbox.check_stale(session)
@@ -129,15 +163,19 @@ class Files:
             raise
         if process is not None:
             self._context.openers.setdefault(mailbox.name, Counter())[process] += 1
+        draft = mailbox.session_of(handle, process)
+        self._context.passthrough.opened(handle, apart=writable or draft is not None)
+        if handle.way is Way.PASSED:
+            handle.window = mailbox.opened(process)
+            mailbox.touch(Requester(process, who.uid, who.pid))
         return handle
 
-    async def _wait_closed(self, node: MailboxNode) -> None:
+    async def _wait_closed(self, node: MailboxNode, interrupt: Interrupt) -> None:
         """What a program wrote before it ended is there when the next one opens the mailbox.
 
         RELEASE is sent in the background, but before the parent hears of its child's end; whether the writer was
         killed takes a moment to find out.
         """
-        interrupt = watch_interrupt()
         with trio.move_on_after(self._context.limits.open_wait) as scope:
             interrupt.on_interrupt(scope.cancel)
             await node.mailbox.closing.wait()
@@ -170,10 +208,23 @@ class Files:
         session = mailbox.session_of(handle, handle.opener)
         if session is not None and session.dirty:
             return session.read(mailbox.store, offset, size)
+        if not mailbox.is_file(os.fstat(handle.fd).st_ino):
+            handle.began = GONE
+        elif offset == 0:
+            handle.began = mailbox.rewrites
         text = os.pread(handle.fd, size, offset)
-        if handle.opener is not None and offset + len(text) >= mailbox.size:
-            mailbox.saw(handle.opener)
+        if handle.opener is not None:
+            self._note_read(handle, handle.opener, offset + len(text))
         return text
+
+    @staticmethod
+    def _note_read(handle: MailboxHandle, process: Process, end: int) -> None:
+        """A process has read to ``end``: all there is, or all there was when it opened the mailbox."""
+        mailbox = handle.mailbox
+        if end >= mailbox.size:
+            mailbox.saw(process, handle.began)
+        elif end == handle.opened.size and handle.opened.rewrites == handle.began:
+            mailbox.saw(process, handle.began, end)
 
     async def _wait_settled(self, handle: MailboxHandle) -> None:
         """Wait for the end of a commit that is being written, or for the client to give up."""
@@ -253,10 +304,14 @@ class Files:
         closer = self._context.processes.find(caller.pid)
         if closer is None or closer is not handle.opener:
             return
+        if closer.exiting and await closer.being_killed():
+            # The last descriptor's release tells whether anybody else goes on with it. If those who wrote for it are
+            # done (a shell's commands), nobody does unless he writes, and what there is may be half a message.
+            if handle.writer is None or not handle.writer.alive:
+                handle.writer = closer
+            return
         if not first or closer.has_descriptor_named(mailbox.name):
             return
-        if closer.exiting and await closer.being_killed():
-            return  # the last descriptor's release tells whether anybody else goes on with it
         await mailbox.commit(handle, patience=self._context.limits.flush_wait)
 
     async def fsync(self, number: int, *, data_only: bool, caller: Caller) -> None:
@@ -288,7 +343,10 @@ class Files:
         self._context.open_files.give(handle.uid)
         try:
             if isinstance(handle, MailboxHandle):
-                await self._release_mailbox(handle)
+                try:
+                    await self._release_mailbox(handle)
+                finally:
+                    self._opening.closed(handle)
             elif isinstance(handle.node, ScratchNode) and handle.node.replaces is not None:
                 log.info("%r: its new file was not closed by its maker", handle.node.replaces)
         finally:
@@ -297,6 +355,9 @@ class Files:
     async def _release_mailbox(self, handle: MailboxHandle) -> None:
         mailbox = handle.mailbox
         opener = handle.opener
+        self._context.passthrough.closed(handle)
+        if handle.window is not None:
+            mailbox.closed(handle.window)
         if opener is not None:
             openers = self._context.openers.get(mailbox.name, Counter())
             openers[opener] -= 1

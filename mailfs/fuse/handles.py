@@ -6,13 +6,16 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mailfs.sessions.session import Cursor
+from mailfs.fuse.passthrough import Way
+from mailfs.sessions.session import Base, Cursor
 
 if TYPE_CHECKING:
     from mailfs.fuse.lockfile import LockFile
     from mailfs.fuse.nodes import Node
     from mailfs.locking.model import Process
+    from mailfs.locking.rules import Claim
     from mailfs.sessions.mailbox import Mailbox
+    from mailfs.sessions.readers import Window
 
 
 @dataclass(eq=False, slots=True)
@@ -59,6 +62,9 @@ class FileHandle(Handle):
         os.close(self.fd)
 
 
+UNKNOWN = Base(0, 0, 0)
+
+
 @dataclass(eq=False, slots=True)
 class MailboxHandle(Handle):
     """A mailbox.
@@ -66,9 +72,16 @@ class MailboxHandle(Handle):
     Attributes:
         fd: the inode it was opened on, for reading; it stays readable when another file is renamed over the mailbox.
         opener: the process that opened it.
-        writer: the process that wrote through it last.
+        writer: who decides by its end what becomes of the draft: the process that wrote through it last, or the opener
+            that was killed after that.
         duplicated: a flush came without a release, so other descriptors refer to it and only RELEASE ends the session.
         cursor: where this handle's appended bytes lie.
+        opened: the mailbox as it was then.
+        began: how often the mailbox had been rewritten when reading through it last began at the beginning.
+        young: the claim of an unlocked reader, which may be over long since.
+        way: how it reads and writes.
+        backing: the kernel's id of the real file its node is passed through to; None: it is not.
+        window: what its opener may have read through it, where its reads do not reach us.
 
     """
 
@@ -78,6 +91,17 @@ class MailboxHandle(Handle):
     writer: Process | None = None
     duplicated: bool = False
     cursor: Cursor = field(default_factory=Cursor)
+    opened: Base = UNKNOWN
+    began: int = 0
+    young: Claim | None = None
+    way: Way = Way.DIRECT
+    backing: int | None = None
+    window: Window | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Passed through: there are pages only of the real file."""
+        return self.way is Way.PASSED
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -87,6 +87,7 @@ class Locks:
             if mode is None:
                 try:
                     await _commit_first(mailbox, requester)
+                    mailbox.unlocking(requester)
                 finally:  # whatever became of the draft, the lock goes
                     lock.flock(requester, handle, None)
             elif request.wait:
@@ -115,6 +116,7 @@ class Locks:
             if mode is None:
                 try:
                     await _commit_first(mailbox, requester)
+                    mailbox.unlocking(requester)
                 finally:
                     lock.setlk(requester, owner, None, start, end)
             elif request.wait:

@@ -31,11 +31,14 @@ from mailfs.fuse.nodes import (
     MailboxNode,
     Node,
     Path,
+    RescueNode,
     ScratchNode,
 )
+from mailfs.fuse.rescue import NAME as RESCUED
+from mailfs.fuse.rescue import Rescue
 from mailfs.policy.names import LOCK_SUFFIX, Kind, Name, accounts_of, classify
 from mailfs.policy.rights import directory_mode
-from mailfs.spool.private import PRIVATE
+from mailfs.spool.private import PRIVATE, RESCUE
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -56,6 +59,7 @@ class Namespace:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.rescue = Rescue(context)
         self._device = os.fstat(context.door.fileno).st_dev
 
     # From names to nodes
@@ -179,7 +183,9 @@ class Namespace:
         return True
 
     def control(self, path: Path, who: Who) -> ControlNode:
-        """A file or the directory of the control tree. For administrators only, so far."""
+        """A file or directory of the control tree. For administrators only, but for what is rescued."""
+        if path[:1] == (RESCUED,):
+            return self.rescue.node(path, who)
         if path and (len(path) > 1 or path[0] not in self._context.control):
             raise FileNotFoundError(errno.ENOENT, "no such control file")
         if path and not who.trusted:
@@ -248,16 +254,24 @@ class Namespace:
         return entry
 
     def _by_path_or_handle(self, node: Node, path: Path) -> os.stat_result:
-        """A file that was removed or replaced is still there for those who have it open."""
+        """A file that was removed or replaced is still there for those who have it open.
+
+        For others it is stale if another has taken its name: the kernel then looks the name up again (do_filp_open()
+        and filename_lookup() in fs/namei.c), so that nobody is told that there is none.
+        """
+        replaced = False
         try:
             found = self._context.door.stat(path)
             if self._still(node, found):
                 return found
+            replaced = True
         except FileNotFoundError:
             pass
         for handle in self._context.handles.of(node):
             if isinstance(handle, FileHandle | MailboxHandle):
                 return os.fstat(handle.fd)
+        if replaced:
+            raise OSError(errno.ESTALE, "another file has its name")
         raise FileNotFoundError(errno.ENOENT, "the file is gone")
 
     def _still(self, node: Node, found: os.stat_result) -> bool:
@@ -308,8 +322,18 @@ class Namespace:
 
     def _control_attributes(self, node: ControlNode) -> pyfuse3.EntryAttributes:
         entry = blank_entry(node)
-        entry.st_mode = (stat.S_IFREG | 0o400) if node.path else (stat.S_IFDIR | 0o555)
-        entry.st_nlink = 1 if node.path else 2
+        if isinstance(node, RescueNode) and len(node.path) > 1:
+            found = self._context.door.stat((*RESCUE, *node.path[1:]))
+            entry = entry_from(found, node)
+            entry.st_mode = stat.S_IFREG | 0o400
+            return entry
+        directory = not node.path or isinstance(node, RescueNode)
+        entry.st_mode = (stat.S_IFDIR | 0o555) if directory else (stat.S_IFREG | 0o400)
+        if isinstance(node, RescueNode):
+            entry.st_mode |= (
+                0o222  # the kernel lets nobody remove anything otherwise; we decide who may
+            )
+        entry.st_nlink = 2 if directory else 1
         entry.st_uid = self._context.owner
         now = time.time_ns()
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = now

@@ -132,6 +132,10 @@ class ControlNode(Node):
         self.path = path
 
 
+class RescueNode(ControlNode):
+    """``.mailfs/rescue`` and what is in it: real files, each for its owner."""
+
+
 class NodeTable:
     """All nodes, by number and by what they stand for."""
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mailfs.errors import Refused
 from mailfs.fuse.attributes import Attributes
-from mailfs.fuse.bridge import Caller, caller, pyfuse3
+from mailfs.fuse.bridge import Caller, caller, pass_through, pyfuse3
 from mailfs.fuse.context import Context, Who
 from mailfs.fuse.directories import Directories
 from mailfs.fuse.entries import Entries
 from mailfs.fuse.errnos import Asked, errno_of
 from mailfs.fuse.files import Files
+from mailfs.fuse.handles import Handle, MailboxHandle
 from mailfs.fuse.locks import Locks
 from mailfs.fuse.namespace import Namespace
 from mailfs.fuse.renaming import Renaming
@@ -28,7 +29,6 @@ from mailfs.fuse.replace import Replacing
 from mailfs.policy.names import LOCK_SUFFIX
 
 if TYPE_CHECKING:
-    from mailfs.fuse.handles import Handle
     from mailfs.fuse.nodes import Node
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class Operations(pyfuse3.Operations):
             node, new = await self._entries.create(parent, name, mode, who)
             if not new and flags & os.O_EXCL:
                 raise OSError(errno.EEXIST, "exists")
-            handle = await self._files.open(node, flags, who)
+            handle = await self._files.open(node, flags, who, may_wait=False)
         return self._file_info(handle), self._entry(node, who, handle)
 
     @_answer
@@ -303,8 +303,10 @@ class Operations(pyfuse3.Operations):
     def _file_info(self, handle: Handle) -> pyfuse3.FileInfo:
         """Mailboxes, locks and control files are read and written past the page cache: what they say differs by caller.
 
-        Passthrough of readers to the backing file will be decided here.
+        Mailboxes may have a backing file that the kernel reads or maps by itself.
         """
+        if isinstance(handle, MailboxHandle) and handle.backing is not None:
+            pass_through(handle.number, handle.backing)
         info = pyfuse3.FileInfo(fh=handle.number)
         info.direct_io = not handle.cached
         info.keep_cache = False

@@ -170,7 +170,7 @@ class Renaming:
         elif await self._entries.becomes(new, who) is not Kind.MAILBOX:
             if flags & RENAME_NOREPLACE and self._namespace.scratch(who.uid, new) is not None:
                 raise FileExistsError(errno.EEXIST, "exists", new)
-            self._replacing.away(old, new, who)
+            await self._replacing.away(old, new, who)
             return
         requester = who.requester(old, may_write=True)
         door = self._context.door

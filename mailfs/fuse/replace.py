@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from mailfs.errors import Cause, Refused
+from mailfs.spool.fileio import write_all
 
 if TYPE_CHECKING:
     from mailfs.fuse.context import Context, Who
@@ -94,29 +96,35 @@ class Replacing:
         mailbox = context.mailbox(name)
         await mailbox.commit_own(requester)
 
-        def swap(kept: bytes, ends_line: bool) -> None:
+        async def swap(kept: bytes, ends_line: bool) -> None:
             path = scratch.path
-            if kept:
-                fd = context.door.open(path, os.O_WRONLY | os.O_APPEND)
-                try:
-                    text = kept if ends_line else b"\n" + kept
-                    while text:
-                        text = text[os.write(fd, text) :]
-                finally:
-                    os.close(fd)
-            if not scratch.owner_set:
-                context.door.chown(path, old.st_uid, old.st_gid)
-            if not scratch.mode_set:
-                context.door.chmod(path, old.st_mode & 0o777)
-            context.door.rename(path, (name,))
+            fd = context.door.open(path, os.O_RDWR)
+            size = os.fstat(fd).st_size
+            try:
+                if kept:
+                    write_all(fd, kept if ends_line else b"\n" + kept, size)
+                if not scratch.owner_set:
+                    os.fchown(fd, old.st_uid, old.st_gid)
+                if not scratch.mode_set:
+                    os.fchmod(fd, old.st_mode & 0o777)
+                if context.surroundings.durable:
+                    await context.surroundings.offload(partial(os.fsync, fd))
+                context.door.rename(path, (name,))
+            except BaseException:
+                os.ftruncate(fd, size)  # as its maker left it, should he try again
+                raise
+            finally:
+                os.close(fd)
             context.refresh_backing(name)
+            if context.surroundings.durable:
+                await context.surroundings.offload(partial(os.fsync, context.door.fileno))
 
         await mailbox.replace(requester, _Content(context, scratch.path), swap)
         context.nodes.detach(scratch)
         self._done(name)
 
-    def away(self, name: bytes, target: bytes, who: Who) -> None:
-        """Rename a mailbox to a scratch name, for this agent only."""
+    async def away(self, name: bytes, target: bytes, who: Who) -> None:
+        """Rename a mailbox to a scratch name, for this agent only. What it has written is committed first."""
         context = self._context
         found = context.door.stat((name,))
         if not who.may_remove(found):
@@ -124,6 +132,7 @@ class Replacing:
         process = who.process
         if process is None:
             raise Refused(Cause.NOT_ALLOWED, "renaming away needs a process we can see")
+        await context.mailbox(name).commit_own(who.requester(name, may_write=True))
         if name in context.replacements:
             self.restore(context.replacements[name])
         alias = (*context.private.scratch(who.uid), target)

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 
 def holds(claim: Claim, request: Request) -> bool:
-    """Whether a claim cannot be given back while this request is parked."""
-    if claim.reserved:
+    """Whether a claim cannot be given back while this request is parked.
+
+    That of an unlocked reader gives way by itself in a moment.
+    """
+    if claim.reserved or claim.kind is Kind.READER:
         return False
     if claim.kind is Kind.DOTLOCK:
         return claim.agent.covers_process(request.requester.process)

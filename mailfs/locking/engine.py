@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from mailfs.locking.table import LockTable
 
 
+WATCHED = frozenset({Kind.DOTLOCK, Kind.SESSION})
+"""Claims that no descriptor of the kernel's stands for: they end with their process, if not before."""
+
+
 class Engine(Holding):
     """Claims and queue of one mailbox; the protocols are in `MailboxLock`."""
 
@@ -68,12 +72,12 @@ class Engine(Holding):
     @property
     def idle(self) -> bool:
         """Whether nothing would be lost by forgetting this lock."""
-        if self._claims or self._queue or self._pollers:
+        if self._claims or self._readers or self._queue or self._pollers:
             return False
         return self._hold is None and not any(agent.alive for agent in self._fences)
 
     def __repr__(self) -> str:
-        held = ", ".join(str(c) for c in self._claims) or "free"
+        held = ", ".join(str(c) for c in self.claims) or "free"
         return f"<MailboxLock {self.key!r} {held}; {len(self._queue)} waiting>"
 
     # Asking
@@ -112,6 +116,8 @@ class Engine(Holding):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         now = trio.current_time()
+        if request.kind in EXPLICIT:
+            self._end_reading(request.requester.process)
         if not self._queue and self._against(request, now) is None and self._secure(request):
             try:
                 return self._grant(request, now)
@@ -154,14 +160,33 @@ class Engine(Holding):
         self._keep_rights(request)
         if (claim := self._in_the_way(request, now)) is not None:
             return str(claim)
-        if (
-            request.kind in PATIENT
-            and self._queue
-            and not self.inside(request)
-            and self._queue.barrier().stops(request)
-        ):
-            return f"{len(self._queue)} waiting"
-        return None
+        if request.kind not in PATIENT or not self._queue or self.inside(request):
+            return None
+        reading = request.kind is Kind.READER
+        stopped = self._closed_to_readers() if reading else self._queue.barrier().stops(request)
+        return f"{len(self._queue)} waiting" if stopped else None
+
+    def _closed_to_readers(self) -> bool:
+        """Whether a commit in the queue waits for nothing but unlocked readers, so that no more of them may come."""
+        commits = [w for w in self._queue.commits if self._held_up_by_readers(w.request)]
+        if not commits:
+            return False
+        barrier = Barrier()
+        for waiter in self.waiters:
+            request = waiter.request
+            if waiter in commits and (self.inside(request) or not barrier.stops(request)):
+                return True
+            barrier.add(request)
+        return False
+
+    def _held_up_by_readers(self, commit: Request) -> bool:
+        """Whether no claim but unlocked readers', and nobody outside, is in the way of a commit.
+
+        While it waits for anything else, which may take long, readers come and go as they like.
+        """
+        if self._hold is not None and self._hold.seeking:
+            return False
+        return not any(denies(claim, commit) for claim in self._claims)
 
     # Granting, and giving back
 
@@ -169,7 +194,7 @@ class Engine(Holding):
         claim = super()._grant(request, now)
         self._table.busy.add(self)
         self._pollers.served(request)
-        if request.kind is Kind.DOTLOCK:
+        if request.kind in WATCHED:
             watch(claim, self, self._table)
         self._table.emit("granted", self.key, claim)
         return claim
@@ -210,7 +235,7 @@ class Engine(Holding):
     def _walk(self, now: float) -> None:
         self._pollers.expire(now)
         waiting = bool(self._queue or self._pollers)
-        for claim in self.claims:
+        for claim in tuple(self._claims):
             if claim.reserved and claim.firm_until <= now:
                 self._lapse(claim)
             elif waiting and self._lease_over(claim, now):
@@ -247,10 +272,12 @@ class Engine(Holding):
     def _passes(self, request: Request, barrier: Barrier, now: float) -> bool:
         """Whether neither queue nor claims are in the way; else it is added to the queue so far."""
         self._keep_rights(request)
-        stopped = barrier.stops(request) and not self.inside(request)
-        stopped = stopped or self._in_the_way(request, now) is not None
+        barred = barrier.stops(request) and not self.inside(request)
+        stopped = barred or self._in_the_way(request, now) is not None
         if stopped:
             barrier.add(request)
+            if request.kind is Kind.COMMIT and not barred:
+                barrier.to_readers = barrier.to_readers or self._held_up_by_readers(request)
         return not stopped
 
     def _serve(self, waiter: Waiter, barrier: Barrier, now: float) -> None:
@@ -292,7 +319,7 @@ class Engine(Holding):
         """Set the timer to the next moment at which time alone changes something."""
         next_time = inf
         waiting = bool(self._queue or self._pollers)
-        for claim in self._claims:
+        for claim in self.claims if self._queue.commits else self._claims:
             if claim.reserved:
                 next_time = min(next_time, claim.firm_until)
             elif waiting:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import trio
+
 from mailfs.locking.agents import Agent, find_user
 from mailfs.locking.model import Kind, Mode
 from mailfs.locking.ranges import carve, strongest
@@ -30,35 +32,54 @@ MAX_FENCES = 64
 class Holding:
     """The claims of one mailbox."""
 
-    __slots__ = ("__weakref__", "_claims", "_fences", "_owned", "_table", "key")
+    __slots__ = (
+        "__weakref__",
+        "_claims",
+        "_fences",
+        "_owned",
+        "_readers",
+        "_table",
+        "key",
+    )
 
     def __init__(self, key: bytes, table: LockTable) -> None:
         self.key = key
         self._table = table
         self._claims: dict[Claim, None] = {}
+        self._readers: dict[
+            Claim, None
+        ] = {}  # unlocked ones: many, and in nobody's way but a commit's
         self._owned: dict[tuple[Kind, Hashable], Claim] = {}
         self._fences: list[Agent] = []
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """Everything in force, reservations included, oldest first."""
-        return tuple(self._claims)
+        """Everything in force, reservations included, oldest first; unlocked readers last."""
+        return (*self._claims, *self._readers)
 
     def blockers(self, request: Request) -> Iterator[Claim]:
         """The claims in force that deny a request."""
-        return (claim for claim in self._claims if denies(claim, request))
+        claims = self.claims if request.kind is Kind.COMMIT else tuple(self._claims)
+        return (claim for claim in claims if denies(claim, request))
 
     def inside(self, request: Request) -> bool:
-        """Whether the request's agent holds a claim here, or a moment is kept for it."""
-        return any(same_agent(claim, request) for claim in self._claims)
+        """Whether the request's agent holds a claim here, or a moment is kept for it.
+
+        That it reads without a lock lets it read more, but gives it no precedence in anything else.
+        """
+        if any(same_agent(claim, request) for claim in self._claims):
+            return True
+        if request.kind is not Kind.READER:
+            return False
+        now = trio.current_time()
+        return any(c.firm_until > now and same_agent(c, request) for c in self._readers)
 
     def _in_the_way(self, request: Request, now: float) -> Claim | None:
         """The first claim that stands against a request; those whose time is over give way."""
-        for claim in self.claims:
-            if denies(claim, request):
-                if claim.firm_until > now:
-                    return claim
-                self._lapse(claim)
+        for claim in self.blockers(request):
+            if claim.firm_until > now:
+                return claim
+            self._lapse(claim)
         return None
 
     def _strength(self) -> Mode | None:
@@ -112,14 +133,28 @@ class Holding:
             claim.mode = strongest(ranges) or request.mode
             claim.touched = now
         claim.generation = self._table.generation()
-        for other in self.claims:
+        for other in tuple(self._claims):
             if other.reserved and same_agent(other, request):
                 self._remove(other)
-        self._claims[claim] = None
-        if claim.explicit and self._fences:
+        self._of_kind(claim)[claim] = None
+        if claim.explicit:
             process = request.requester.process
             self._fences = [a for a in self._fences if not a.covers_process(process)]
+            for reader in (process, claim.agent.user):
+                if reader is not None:
+                    self._end_reading(reader)
         return claim
+
+    def _end_reading(self, process: Process | None) -> bool:
+        """Nobody waits for what a process reads without a lock any more; says whether it mattered."""
+        mine = [claim for claim in self._readers if claim.requester.process is process]
+        for claim in mine:
+            self._remove(claim, "released", "it locks or saves")
+        return bool(mine)
+
+    def _of_kind(self, claim: Claim) -> dict[Claim, None]:
+        """Where a claim is kept."""
+        return self._readers if claim.kind is Kind.READER else self._claims
 
     def _agent(self, request: Request) -> Agent:
         requester = request.requester
@@ -127,13 +162,17 @@ class Holding:
             agent = Agent(requester)
             agent.home = None  # an administrator's other programs are frozen out like everybody
             return agent
-        if request.kind not in EXPLICIT or requester.process is None:
+        if (
+            request.kind not in EXPLICIT
+            or request.kind is Kind.SESSION
+            or requester.process is None
+        ):
             return Agent(requester, outlives=request.kind is Kind.DOTLOCK)
         user = find_user(requester, self._held_by)
         return Agent(requester, user=user, outlives=request.kind is Kind.DOTLOCK)
 
     def _held_by(self, process: Process) -> bool:
-        return any(c.requester.process is process and not c.reserved for c in self._claims)
+        return any(c.requester.process is process and not c.reserved for c in self.claims)
 
     def _keep_free(self, request: Request, now: float) -> None:
         """Reserve the mailbox for a request that is expected soon."""
@@ -156,7 +195,7 @@ class Holding:
 
     def _remove(self, claim: Claim, what: str = "", why: str = "") -> None:
         claim.live = False
-        del self._claims[claim]
+        del self._of_kind(claim)[claim]
         if claim.owner is not None and not claim.reserved:
             self._owned.pop((claim.kind, claim.owner), None)
         for scope in claim.watches:

@@ -37,11 +37,12 @@ class Waiter:
 class Line:
     """The waiters of one mailbox."""
 
-    __slots__ = ("_kin", "_readers", "_waiters")
+    __slots__ = ("_commits", "_kin", "_readers", "_waiters")
 
     def __init__(self) -> None:
         self._waiters: dict[int, Waiter] = {}  # by ticket, ascending
         self._readers = 0
+        self._commits: dict[int, Waiter] = {}
         self._kin: dict[Process, dict[int, Waiter]] = {}  # the same by process and by ancestor
 
     def __len__(self) -> int:
@@ -60,10 +61,17 @@ class Line:
         """Whether unlocked readers wait."""
         return self._readers > 0
 
+    @property
+    def commits(self) -> tuple[Waiter, ...]:
+        """The commits that wait."""
+        return tuple(self._commits.values())
+
     def join(self, waiter: Waiter, *, back: bool) -> None:
         """Enter a waiter: at the end, or (``back``) where its old ticket belongs."""
         self._waiters[waiter.ticket] = waiter
         self._readers += waiter.request.kind is Kind.READER
+        if waiter.request.kind is Kind.COMMIT:
+            self._commits[waiter.ticket] = waiter
         for process in waiter.request.lineage:
             self._kin.setdefault(process, {})[waiter.ticket] = waiter
         if back:
@@ -73,6 +81,7 @@ class Line:
         """Take a waiter out."""
         del self._waiters[waiter.ticket]
         self._readers -= waiter.request.kind is Kind.READER
+        self._commits.pop(waiter.ticket, None)
         for process in waiter.request.lineage:
             kin = self._kin[process]
             del kin[waiter.ticket]

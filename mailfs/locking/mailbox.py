@@ -23,12 +23,12 @@ from mailfs.errors import Cause, Refused
 from mailfs.locking.engine import Engine
 from mailfs.locking.model import Kind, Mode
 from mailfs.locking.ranges import OFFSET_MAX, carve, clash, strongest
-from mailfs.locking.rules import Claim, Request, denies
+from mailfs.locking.rules import Claim, Request, denies, same_agent
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from mailfs.locking.model import Requester
+    from mailfs.locking.model import Process, Requester
 
 
 class Conflict(NamedTuple):
@@ -77,7 +77,7 @@ class MailboxLock(Engine):
         now = trio.current_time()
         lapsed = False
         seen = None
-        for claim in self.claims:
+        for claim in tuple(self._claims):
             if not denies(claim, request):
                 continue
             if claim.firm_until <= now:
@@ -275,23 +275,82 @@ class MailboxLock(Engine):
     def reader(self, req: Requester, key: Hashable, hold: float) -> Claim | None:
         """The implicit claim of an unlocked reader that was just opened (4.7).
 
-        None means that it should wait for a commit.
+        None means that it should wait for a commit: one that is under way, or that waits for
+        nothing but other readers.
 
         It keeps nobody away but commits of other agents, for ``hold`` seconds.
         """
-        return self._try(Request(Kind.READER, Mode.READ, req, key, hold=hold))
+        return self._try(self._reading(req, key, hold))
 
     async def reader_wait(self, req: Requester, key: Hashable, hold: float) -> Claim:
-        """As `reader`, but wait behind the commits that are under way or waiting."""
-        return await self.wait(Request(Kind.READER, Mode.READ, req, key, hold=hold))
+        """As `reader`, but wait for these commits."""
+        return await self.wait(self._reading(req, key, hold))
 
-    def try_commit(self, req: Requester, mode: Mode) -> Claim | None:
+    def locked_by(self, req: Requester) -> bool:
+        """Whether the requester's agent holds an explicit lock now: then nobody else's commit is in its way."""
+        return any(claim.explicit and claim.agent.same_as(req) for claim in self._claims)
+
+    def _reading(self, req: Requester, key: Hashable, hold: float) -> Request:
+        """An agent that reads already need not wait for the commit that waits for it, but gets no more time."""
+        request = Request(Kind.READER, Mode.READ, req, key, hold=hold)
+        now = trio.current_time()
+        while self._readers and (oldest := next(iter(self._readers))).firm_until <= now:
+            self._lapse(oldest)  # its handle may stay open for hours
+        if self._queue.commits:
+            left = [claim.firm_until - now for claim in self._readers if same_agent(claim, request)]
+            request.hold = min([hold, *left])
+        return request
+
+    def end_reading(self, process: Process | None) -> None:
+        """A program that saves has read what it saves; two that wait for each other's reading would wait in vain."""
+        if process is not None and self._end_reading(process):
+            self.pump()
+
+    def end_readers(self) -> None:
+        """What unlocked readers read is no longer what commits write to: nobody waits for them."""
+        readers = tuple(self._readers)
+        for claim in readers:
+            self._remove(claim, "released", "a new file took the mailbox's place")
+        if readers:
+            self.pump()
+
+    async def session(self, req: Requester) -> Claim:
+        """The exclusive lock for as long as the requester's process has the mailbox open (4.6).
+
+        It is one for each process: asked for again, it is the same.
+        """
+        have = self.session_of(req.process)
+        return have or await self.wait(Request(Kind.SESSION, Mode.WRITE, req))
+
+    def try_session(self, req: Requester) -> Claim:
+        """As `session`, at once.
+
+        Raises:
+            Refused: LOCK_HELD.
+        """
+        have = self.session_of(req.process)
+        return have or self.attempt(Request(Kind.SESSION, Mode.WRITE, req))
+
+    def session_of(self, process: Process | None) -> Claim | None:
+        """The hold of a process for its session, if it has one."""
+        sessions = (claim for claim in self._claims if claim.kind is Kind.SESSION)
+        return next((c for c in sessions if process and c.requester.process is process), None)
+
+    def try_commit(
+        self, req: Requester, mode: Mode, *, beside_readers: bool = False
+    ) -> Claim | None:
         """The mailbox for the moment of a commit, if it is to be had at once.
+
+        Args:
+            req: on whose behalf.
+            mode: APPEND or WRITE.
+            beside_readers: what changes is only which file has the mailbox's name, so those who
+                read without locks are not in its way.
 
         Raises:
             Refused: NO_SPACE, QUOTA, IO of the backing lock.
         """
-        return self._try(Request(Kind.COMMIT, mode, req))
+        return self._try(Request(Kind.COMMIT, mode, req, beside_readers=beside_readers))
 
     async def commit(self, req: Requester, mode: Mode, limit: float | None = None) -> Claim:
         """The mailbox for the moment of a commit, when its turn comes; give it back by `release`.
@@ -357,5 +416,5 @@ class MailboxLock(Engine):
         if self._claims:
             now = trio.current_time()
             for claim in self._claims:
-                if claim.agent.prolongs(req):
+                if claim.explicit and claim.agent.prolongs(req):
                     claim.touched = now

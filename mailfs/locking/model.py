@@ -36,6 +36,7 @@ class Kind(enum.Enum):
     DOTLOCK = "dotlock"
     FLOCK = "flock"
     FCNTL = "fcntl"
+    SESSION = "session"  # a program's for as long as it has the mailbox open, as configured
     WRITER = "writer"  # implicit: an unlocked writer, revocable because its data is only staged
     READER = "reader"  # implicit: an unlocked young reader
     COMMIT = "commit"  # ours, for the moment of a commit

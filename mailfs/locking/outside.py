@@ -75,6 +75,11 @@ class Hold:
         self.mode: Mode | None = None
 
     @property
+    def seeking(self) -> bool:
+        """Whether somebody outside has it, and we wait for that to end."""
+        return self._seeking is not None
+
+    @property
     def idle(self) -> bool:
         """Nothing held and nothing waited for."""
         return self.mode is None and self._seeking is None

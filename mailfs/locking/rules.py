@@ -8,6 +8,10 @@ the mailbox never matters to somebody who may. Beyond that:
 * A commit excludes every other commit, of the same agent too: the real file is written by one at a
   time.
 * A reader without locks excludes nothing but commits (4.7); everybody else's data is only staged.
+  It does so even if it may not write the mailbox, for the short time it is given; and it excludes
+  its relatives' commits too, but for those of its own process and its descendants.
+* The commit that puts a new file in the mailbox's place is not in the way of readers: they go on
+  reading the old one.
 * An administrator's freeze and a pid of 0 have agents that are nobody's relatives, so nothing is
   exempt from them.
 * A *reservation* (see ``places``) denies whatever the claim it stands for would deny, but never its
@@ -32,15 +36,15 @@ if TYPE_CHECKING:
     from mailfs.locking.agents import Agent
     from mailfs.locking.model import Process, Requester
 
-EXPLICIT = frozenset({Kind.DOTLOCK, Kind.FLOCK, Kind.FCNTL})
-"""What a client asked for; leased, and fenced when revoked."""
+EXPLICIT = frozenset({Kind.DOTLOCK, Kind.FLOCK, Kind.FCNTL, Kind.SESSION})
+"""What a client asked for, or the configuration for it; leased, and fenced when revoked."""
 
 OUTSIDE = EXPLICIT | {Kind.COMMIT, Kind.FREEZE, Kind.WRITER}
 """What needs the lock on the real file. Unlocked readers and writers do not: their data is passed
 through or staged, and an unlocked writer that keeps its file open for hours must not stop the
 programs outside the mount."""
 
-PATIENT = frozenset({Kind.DOTLOCK, Kind.WRITER, Kind.READER})
+PATIENT = frozenset({Kind.DOTLOCK, Kind.SESSION, Kind.WRITER, Kind.READER})
 """Requests that are refused also because others are waiting. F_SETLK and LOCK_NB are not: on a
 local filesystem only what is *held* refuses them, and programs rely on it. Nor are commits, which
 are short."""
@@ -61,6 +65,8 @@ class Request:
     """Seconds for which the claim is firm; afterwards it gives way to whoever wants the mailbox."""
     content: object = None
     """Whatever the caller wants to find again at a dotlock."""
+    beside_readers: bool = False
+    """A commit that changes no byte which an unlocked reader may be reading."""
     _lineage: tuple[Process, ...] | None = None
 
     @property
@@ -155,6 +161,12 @@ def same_agent(claim: Claim, request: Request) -> bool:
 
 def denies(claim: Claim, request: Request) -> bool:
     """Whether a claim in force stands against a request."""
+    if claim.kind is Kind.READER:
+        return (
+            request.kind is Kind.COMMIT
+            and not request.beside_readers
+            and claim.agent.home not in request.lineage
+        )
     if request.requester.may_write and not claim.requester.may_write:
         return False
     if claim.kind is request.kind and not claim.reserved:
@@ -186,11 +198,13 @@ class Barrier:
     agent's two requests the second simply comes second.
     """
 
-    __slots__ = ("_kinds", "_ranges", "closed")
+    __slots__ = ("_kinds", "_ranges", "closed", "to_readers")
 
     def __init__(self) -> None:
         self.closed = False
         """Nobody gets past any more, except for unlocked readers."""
+        self.to_readers = False
+        """Unlocked readers do not get past either: a commit waits for nothing but such readers."""
         self._kinds: set[tuple[Kind, Mode, bool]] = set()
         self._ranges: set[tuple[Range, bool]] = set()
 
@@ -206,6 +220,8 @@ class Barrier:
 
     def stops(self, request: Request) -> bool:
         """Whether a request has to wait behind those passed over."""
+        if request.kind is Kind.READER:
+            return self.to_readers
         may_write = request.requester.may_write
         for kind, mode, writes in self._kinds:
             if may_write and not writes:

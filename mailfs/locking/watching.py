@@ -1,9 +1,10 @@
-"""The death of a dotlock's processes (design 4.2).
+"""The death of the processes a dotlock, or a hold for a session, belongs to (design 4.2, 4.6).
 
 A lock file has no descriptor whose closing would tell that its holder is gone, so the processes it
 belongs to are watched for as long as it is in force: the home, whose normal end moves the lock on
 to the next home (which is then watched instead) and whose death by a signal frees it, and the user
-it was made for, whose end frees it in any case. What each end means is said in ``agents``.
+it was made for, whose end frees it in any case. What each end means is said in ``agents``. A hold for a
+session ends with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def watch(claim: Claim, lock: Engine, table: LockTable) -> None:
-    """Begin to watch the processes of a dotlock; ends when the claim is no longer in force."""
+    """Begin to watch the processes of a claim; ends when the claim is no longer in force."""
     if claim.agent.home is not None:
         _start(claim, lock, table, home=True)
     if claim.agent.user is not None:

@@ -5,4 +5,5 @@ All of it is pure: callers bring the facts (attributes, accounts, ids) and get a
 * ``names``: what a name in the root of the spool is, and who may create it.
 * ``rights``: who may read, write, remove and rename; the mode the spool's directory shows.
 * ``budgets``: counters per user with a limit.
+* ``programs``: programs the configuration names.
 """

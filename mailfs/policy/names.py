@@ -158,8 +158,11 @@ _TEMPORARY: Final = tuple(
         rb"4913",
         # sed -i: mkostemp("sedXXXXXX"). Six letters in lower case may be a list called "seditions".
         rb"sed(?=.*[0-9A-Z])[0-9A-Za-z]{6}",
+        # GNU mailutils: mkstemp("muXXXXXX"), the new mailbox and the name the old one is moved to.
+        rb"mu(?=.*[0-9A-Z])[0-9A-Za-z]{6}",
     )
 )
+_TIME: Final = re.compile(rb"[1-9][0-9]{9,10}")  # seconds since the epoch
 _PID: Final = re.compile(rb"[1-9][0-9]{0,6}")  # PID_MAX_LIMIT is 4,194,304
 
 
@@ -179,6 +182,9 @@ def looks_temporary(name: bytes, host: bytes) -> bool:
     where = len(parts) - 1 - parts[::-1].index(short)
     # mutt has alice.HOST.PID, Python's mailbox alice.TIME.HOST.PID, ...
     if _PID.fullmatch(parts[-1]) and where < len(parts) - 1:
+        return True
+    # ... GNU mailutils alice.PID.TIME.HOST ...
+    if where >= 3 and _PID.fullmatch(parts[where - 2]) and _TIME.fullmatch(parts[where - 1]):
         return True
     # ... maildrop PID.N.HOST.
     return bool(_PID.fullmatch(parts[0])) and parts[1].isdigit() and where >= 2

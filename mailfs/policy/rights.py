@@ -51,6 +51,35 @@ def may_write_new(account_uid: int | None, caller: Credentials) -> bool:
     return caller.uid in (ROOT, account_uid)
 
 
+def may_lock(
+    uid: int,
+    gid: int,
+    mailbox: tuple[int, int, int] | None,
+    *,
+    account_uid: int | None,
+    directory: int,
+) -> bool:
+    """Whether a lock file in the real spool counts: only if its owner may write the mailbox.
+
+    Args:
+        uid: owner of the lock file.
+        gid: its group, which says something of its owner only where strangers cannot make files of that group.
+        mailbox: owner, group and mode of the mailbox; None if there is none yet.
+        account_uid: who may make it then, None if unknown.
+        directory: mode of the spool.
+    """
+    if uid == ROOT:
+        return True
+    if mailbox is None:
+        return account_uid is None or account_uid == uid
+    owner, group, mode = mailbox
+    caller = Credentials(uid, gid)
+    if may_write(owner, group, mode & ~stat.S_IWGRP, caller):
+        return True
+    open_to_all = bool(directory & stat.S_IWOTH and directory & stat.S_ISGID)
+    return not open_to_all and may_write(owner, group, mode, caller)
+
+
 def may_remove(owner: int, directory_owner: int, caller: Credentials) -> bool:
     """Whether the caller may remove, or rename away, a file of `owner`: as if it were sticky."""
     return caller.uid in (ROOT, owner, directory_owner)

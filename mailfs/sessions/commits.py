@@ -80,6 +80,8 @@ class Commits(Drafts):
         if not session.dirty:
             self._end(session)
             return
+        if session.rewriting:
+            self.lock.end_reading(session.requester.process)
         try:
             claim = await self._claim_for_commit(session, patience)
             with trio.CancelScope(shield=True):
@@ -185,8 +187,9 @@ class Commits(Drafts):
     async def _defer(self, session: Session) -> None:
         """Enter a draft in the journal, so that its writer can be told of success. Raises OSError."""
         self._give_up(session)
-        enter(session, State.PENDING, self.name, self.store, self._around.journal)
-        if session.synced or self._around.durable:
+        synced = session.synced or self._around.durable
+        enter(session, State.PENDING, self.name, self.store, self._around.journal, synced=synced)
+        if synced:
             slot = session.staging.slot()
             await self._around.offload(slot.sync)
         self._around.note(self.name, "defer", session.describe())
@@ -241,14 +244,14 @@ class Commits(Drafts):
             await trio.sleep(pause)
             pause = min(2 * pause, MOST)
 
-    async def _work_off(self, requester: Requester) -> None:
+    async def _work_off(self, requester: Requester, *, own_only: bool = False) -> None:
         """Commit what was deferred, in order, under a claim that is held.
 
         All of it, so that no backlog grows while mail keeps coming; but while an agent holds a lock of its own only
         what it deferred itself. An error of the disk ends it: the rest waits in the journal.
         """
         self._failed = None
-        locked = any(claim.explicit for claim in self.lock.claims)
+        locked = own_only or any(claim.explicit for claim in self.lock.claims)
         for session in list(self.deferred):
             if session not in self.deferred or (
                 locked and session.requester.process is not requester.process
@@ -295,6 +298,7 @@ class Commits(Drafts):
             raise
         except OSError:
             self._reserved = 0
+            self._own_change()  # it was cut back
             raise
         finally:
             self.store.rest()
@@ -366,21 +370,24 @@ class Commits(Drafts):
             Refused: STALE.
         """
         self.check_stale(session)
-        base = session.base
-        if self.size <= base.size:
+        known = session.known
+        if self.size <= known:
             return b""
-        horizon = min(base.horizon, self.size)
-        window = self.store.read(base.size, horizon - base.size)
+        horizon = min(session.base.horizon, self.size)
+        window = self.store.read(known, horizon - known)
         later = self.store.read(horizon, self.size - horizon)
         if window:
-            window = missing_messages(window, session.read(self.store, 0, session.size))
+            saved = session.read(self.store, 0, session.size)
+            window = missing_messages(window, saved, lambda: self.store.read(0, known))
         if window or later:
             kept = len(window) + len(later)
             self._around.note(self.name, "merge", f"{kept} bytes of newer mail kept behind a save")
         return window + later
 
     def _rescue(self, session: Session, why: str) -> bool:
-        store = self.store if self.store.state() is not None else None
+        # Laid over a text that it was not made for it would be neither's.
+        same = self.store.state() is not None and session.base.rewrites == self.rewrites
+        store = self.store if same else None
         kept = self._around.rescue(self.name, session.requester.uid, session.remains(store), why)
         if not kept and session.record is not None:
             session.staging.leave()  # in the journal, for the next daemon
@@ -392,15 +399,11 @@ class Commits(Drafts):
         if self.stuck is not None and self.stuck.session is session:
             return
         if session.times is not None:
-            self._set_times(session.times)
+            try:
+                self.set_times(session.times)
+            except OSError as error:
+                log.info("%r: time stamps not set: %s", self.name, error)
         session.close()
-
-    def _set_times(self, times: Times) -> None:
-        try:
-            self.store.set_times(times)
-        except OSError as error:
-            log.info("%r: time stamps not set: %s", self.name, error)
-        self._look()
 
     # Room that was set aside
 

@@ -5,6 +5,7 @@ Nothing here changes the real file; that is ``commits``' business.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Mode, Process, Requester
 from mailfs.sessions.closing import Closing
 from mailfs.sessions.journalling import enter
-from mailfs.sessions.readers import Readers
+from mailfs.sessions.readers import Readers, Window
 from mailfs.sessions.record import State
 from mailfs.sessions.session import Base, Session
 from mailfs.sessions.staging import Staging
@@ -23,7 +24,7 @@ from mailfs.sessions.staging import Staging
 if TYPE_CHECKING:
     from mailfs.locking.mailbox import MailboxLock
     from mailfs.locking.rules import Claim
-    from mailfs.sessions.storage import FileState, Store
+    from mailfs.sessions.storage import FileState, Store, Times
     from mailfs.sessions.surroundings import Surroundings
     from mailfs.sessions.writing import Work
 
@@ -59,6 +60,7 @@ class Drafts:
         self._around = around
         self._readers = Readers()
         self._state: FileState | None = store.state()
+        self._unseen = False  # we have changed the file, and could not look at it then
         self._reserved = 0  # up to where room is set aside for drafts, bytes
 
     def __repr__(self) -> str:
@@ -83,12 +85,13 @@ class Drafts:
             return self.size
         state = self.store.state()
         before = self._state
+        if self._unseen and before and state and state[:2] == before[:2]:
+            before = self._state = state  # its mtime is our doing
+        self._unseen = False
         if state != before:
             self._state = state
             self.version += 1
-            grown = before and state and state.inode == before.inode and state.size > before.size
-            same = before and state and state[:2] == before[:2]
-            if not grown and not same:
+            if not (before and state and state.inode == before.inode and state.size > before.size):
                 self._rewritten()
                 self._around.note(self.name, "changed outside", f"{before} -> {state}")
         return self.size
@@ -97,7 +100,9 @@ class Drafts:
         """Take note of what we have made of the real file. If that fails, the next look tells."""
         try:
             self._state = self.store.state()
+            self._unseen = False
         except OSError as error:
+            self._unseen = True
             log.warning("%r: cannot be looked at after a change: %s", self.name, error)
 
     @property
@@ -122,10 +127,40 @@ class Drafts:
 
     # What its readers know
 
-    def saw(self, process: Process) -> None:
-        """The process has read the mailbox to its end."""
+    def saw(self, process: Process, began: int | None = None, size: int | None = None) -> None:
+        """The process has read the mailbox to its end.
+
+        Args:
+            process: who.
+            began: how often the mailbox had been rewritten when it began to read. If that has changed, what it has is
+                of several versions or of an old one, and nothing that could be saved.
+            size: how far it has read, bytes, if that was the end when it opened the mailbox.
+        """
         self.refresh()
-        self._readers.saw(process, self.now)
+        base = self.now if began is None else self.now._replace(rewrites=began)
+        self._readers.saw(process, base if size is None else Base(base.rewrites, size, size))
+
+    def is_file(self, inode: int) -> bool:
+        """Whether the mailbox is this file, as of the last look, and not one renamed over it."""
+        return self._state is not None and self._state.inode == inode
+
+    def opened(self, process: Process | None) -> Window | None:
+        """A process has opened the mailbox to read it without our seeing; `closed` must follow."""
+        return self._readers.opened(process, self.now) if process is not None else None
+
+    def closed(self, window: Window) -> None:
+        """What was opened so is closed."""
+        with contextlib.suppress(OSError):  # what cannot be looked at is as it was
+            self.refresh()
+        self._readers.closed(window, self.now)
+
+    def unlocking(self, requester: Requester) -> None:
+        """The agent is about to give back a lock of its own, and what it wrote under it is committed."""
+        held = [c.since for c in self.lock.claims if c.explicit and c.agent.same_as(requester)]
+        if held and requester.process is not None:
+            with contextlib.suppress(OSError):
+                self.refresh()
+            self._readers.unlocked(requester.process, min(held), self.now)
 
     def session_of(self, key: object, process: Process | None) -> Session | None:
         """The draft that is written and read through a handle.
@@ -192,8 +227,25 @@ class Drafts:
             return
         start = max(self.size, self._reserved)
         end += -end % BLOCK
-        self.store.reserve(start, end - start)
+        self.refresh()
+        try:
+            self.store.reserve(start, end - start)
+        finally:
+            self._own_change()
         self._reserved = end
+
+    def set_times(self, times: Times) -> None:
+        """Set the mailbox's time stamps. Raises OSError."""
+        self.refresh()
+        try:
+            self.store.set_times(times)
+        finally:
+            self._own_change()
+
+    def _own_change(self) -> None:
+        """What the real file looks like now is our doing (fallocate(2) sets its mtime)."""
+        if self.settled.is_set() and self.stuck is None:
+            self._look()
 
     async def sync(self, key: object) -> None:
         """fsync(2) under a lock of the client's own: the draft is on the disk, and still a draft.
@@ -206,7 +258,7 @@ class Drafts:
         if session is None or not session.dirty:
             return
         session.synced = True
-        enter(session, State.SYNCED, self.name, self.store, self._around.journal)
+        enter(session, State.SYNCED, self.name, self.store, self._around.journal, synced=True)
         slot = session.staging.slot()
         await self._around.offload(slot.sync)
 

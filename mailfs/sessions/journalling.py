@@ -34,6 +34,7 @@ def enter(
     *,
     at: int = 0,
     kept: bytes = b"",
+    synced: bool,
 ) -> Record:
     """Write a draft to the journal, or its next state; returns what stands there now.
 
@@ -45,6 +46,7 @@ def enter(
         journal: gives boot id and sequence.
         at: where an append is about to be written, bytes.
         kept: newer mail that goes behind a rewrite.
+        synced: the caller is about to sync it.
 
     Raises:
         OSError: it is not in the journal, or still in its former state.
@@ -64,7 +66,7 @@ def enter(
         boot=journal.boot,
         uid=session.requester.uid,
         who=session.who,
-        base=session.base.size,
+        base=session.known if session.rewriting else session.base.size,
         horizon=session.base.horizon,
         floor=session.floor,
         size=session.size,
@@ -78,7 +80,7 @@ def enter(
         kept=tail,
         checksum=staging.checksum,
         times=session.times,
-        synced=session.synced,
+        synced=synced,
     )
     slot.mark(record)
     session.record = record

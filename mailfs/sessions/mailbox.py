@@ -9,11 +9,11 @@ import trio
 
 from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Kind, Mode
-from mailfs.sessions.commits import Commits
+from mailfs.sessions.images import Images
 from mailfs.sessions.merge import missing_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mailfs.locking.model import Process, Requester
     from mailfs.locking.rules import Claim
@@ -24,7 +24,7 @@ SETTLE = 10.0
 """Seconds that an unmount waits for a mailbox which a program outside the mount has locked."""
 
 
-class Mailbox(Commits):
+class Mailbox(Images):
     """The state of one mailbox name."""
 
     async def commit_own(self, requester: Requester, claim: Claim | None = None) -> None:
@@ -34,6 +34,7 @@ class Mailbox(Commits):
             requester: who gives it back: its own drafts.
             claim: the lock: drafts of the process it belongs to, if a helper (``dotlockfile -u``) gives it back.
         """
+        await self.keep_changes(requester.process)
         users = [requester.process]
         if claim is not None:
             users += [claim.agent.home, claim.agent.user]
@@ -42,14 +43,13 @@ class Mailbox(Commits):
 
     def touch(self, requester: Requester) -> None:
         """The agent is at work on the mailbox, so its lock is not idle."""
-        if self.lock.claims:
-            self.lock.touch(requester)
+        self.lock.touch(requester)
 
     async def replace(
         self,
         requester: Requester,
         content: Callable[[], bytes],
-        swap: Callable[[bytes, bool], None],
+        swap: Callable[[bytes, bool], Awaitable[None]],
     ) -> None:
         """Let a whole new file take the mailbox's place (rename(2), which must answer at once).
 
@@ -60,16 +60,22 @@ class Mailbox(Commits):
                 line.
 
         Raises:
-            Refused: STALE if the mailbox was rewritten since the agent read it, LOCK_HELD if somebody holds it.
+            Refused: STALE if the mailbox was rewritten since the agent read it, LOCK_HELD if somebody holds it, FENCED
+                if the agent lost its lock.
             OSError: of the backing filesystem.
 
         """
+        if self.lock.fenced(requester):
+            raise Refused(Cause.FENCED, repr(requester))
         claim = self.lock.try_commit(requester, Mode.WRITE)
+        beside = claim is None and self._may_go_beside(requester)
+        if beside:  # those who read go on reading the old file
+            claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be replaced now")
         try:
             await self._finish_stuck()
-            await self._work_off(requester)
+            await self._work_off(requester, own_only=beside)
             self.refresh()
             base, trusted = self._base_for(requester)
             if not trusted and base.rewrites != self.rewrites:
@@ -78,14 +84,31 @@ class Mailbox(Commits):
             if self.size > base.size:
                 horizon = min(base.horizon, self.size)
                 text = content()
-                window = missing_messages(self.store.read(base.size, horizon - base.size), text)
+                window = missing_messages(
+                    self.store.read(base.size, horizon - base.size),
+                    text,
+                    lambda: self.store.read(0, base.size),
+                )
                 kept = window + self.store.read(horizon, self.size - horizon)
                 ends_line = not text or text.endswith(b"\n")
-            swap(kept, ends_line)
+            await swap(kept, ends_line)
             self.replaced(requester.process, kept=len(kept))
+            self.lock.end_readers()
             self._around.note(self.name, "replace", f"by uid {requester.uid} pid {requester.pid}")
         finally:
             self.lock.release(claim)
+
+    def _may_go_beside(self, requester: Requester) -> bool:
+        """Whether a new file may take the mailbox's place before those who read the old one are done.
+
+        Not before what was begun is finished, nor before a save that was taken, as that would make it stale; but who
+        has the lock comes before saves that wait for it.
+        """
+        locked = self.lock.locked_by(requester)
+        return self.stuck is None and not any(
+            session.rewriting and (not locked or session.requester.process is requester.process)
+            for session in self.deferred
+        )
 
     async def remove(self, requester: Requester, action: Callable[[], None]) -> None:
         """Take the file away from this name (unlink, or rename to another), with the lock held for the moment.
@@ -98,11 +121,14 @@ class Mailbox(Commits):
 
         """
         await self.commit_own(requester)
-        claim = self.lock.try_commit(requester, Mode.WRITE)
+        if self.lock.fenced(requester):
+            raise Refused(Cause.FENCED, repr(requester))
+        claim = self.lock.try_commit(requester, Mode.WRITE, beside_readers=True)
         if claim is None:
             raise Refused(Cause.LOCK_HELD, f"{self.name!r} cannot be removed now")
         try:
             action()
+            self.lock.end_readers()
             self.store.rest()
             self.refresh()
         finally:
@@ -119,6 +145,8 @@ class Mailbox(Commits):
 
     async def settle(self) -> None:
         """Commit everything now, whoever holds the mailbox: the mount is going away and with it all its clients."""
+        if self._image is not None:
+            await self.undo_changes(self._image.session.requester.process, "unmount")
         for key in list(self.sessions):
             try:
                 await self.commit(key, patience=0, reported=False)
@@ -127,23 +155,27 @@ class Mailbox(Commits):
         with trio.move_on_after(SETTLE):
             while self.deferred or self.stuck:
                 await self.retry_stuck()
+                self.lock.end_readers()
                 for claim in self.lock.claims:
                     if claim.kind is not Kind.COMMIT:
                         self.lock.revoke(claim, "unmount")
                 await trio.sleep(0.01)
-        for session in self.deferred:
+        self.leave()
+
+    def leave(self) -> bool:
+        """Leave what could not be committed in the journal. Returns whether there was anything."""
+        left = [*self.deferred, *([self.stuck.session] if self.stuck is not None else [])]
+        for session in left:
             log.error(
-                "%r: %s stays in the journal for the next mount or `mailfs recover`: the mailbox is locked outside "
-                "the mount, or cannot be written",
+                "%r: %s stays in the journal for the next mount or `mailfs recover`: "
+                "the mailbox is locked outside the mount, or cannot be written",
                 self.name,
                 session.describe(),
             )
             session.staging.leave()
         self.deferred.clear()
-        if self.stuck is not None:
-            log.error("%r is half written; the journal has the rest", self.name)
-            self.stuck.session.staging.leave()
-            self.stuck = None
+        self.stuck = None
+        return bool(left)
 
 
 def _is_one_of(process: Process | None, others: list[Process | None]) -> bool:

@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SEPARATOR = b"From "
 
@@ -45,6 +49,11 @@ def identity(message: bytes) -> bytes:
     return _NOTES.sub(b"", head + b"\n") + blank + body.rstrip(b"\n")
 
 
+def likeness(message: bytes) -> bytes:
+    """What two copies of a message have in common though somebody edited its body: separator line and headers."""
+    return _NOTES.sub(b"", message.partition(b"\n\n")[0].rstrip(b"\n") + b"\n")
+
+
 _MESSAGE_ID = re.compile(rb"^message-id:(.*)$", re.IGNORECASE | re.MULTILINE)
 _NOTES = re.compile(
     rb"^(?:status|x-status|x-keywords|x-uid|x-imap|x-imapbase|content-length|lines):.*\n(?:[ \t].*\n)*",
@@ -52,22 +61,44 @@ _NOTES = re.compile(
 )
 
 
-def missing_messages(window: bytes, saved: bytes) -> bytes:
+def missing_messages(window: bytes, saved: bytes, known: Callable[[], bytes]) -> bytes:
     """The messages of ``window`` that ``saved`` does not have, in order.
+
+    A message is there if one of its identity is. If none is, it may have been edited: then it is there if more
+    messages are like it in what was saved than the saver's former messages account for. Where that is wrong, a message
+    is there twice; none is lost.
 
     Args:
         window: bytes of the mailbox that the saver may or may not have read.
         saved: what the saver wrote.
+        known: gives what of the mailbox the saver has surely read; only called if messages were edited.
 
     """
     if not window:
         return b""
-    have = Counter(identity(message) for message in split_messages(saved))
-    kept: list[bytes] = []
-    for message in split_messages(window):
+    theirs = split_messages(saved)
+    have = Counter(identity(message) for message in theirs)
+    coming = split_messages(window)
+    unseen = []
+    for message in coming:
         name = identity(message)
         if have[name] > 0:
             have[name] -= 1
+        else:
+            unseen.append(message)
+    if not unseen or not +have:
+        return b"".join(unseen)
+    former = split_messages(known())
+    spare = Counter(likeness(m) for m in theirs)
+    spare.subtract(likeness(m) for m in former)
+    spare.subtract(likeness(m) for m in coming)
+    for message in unseen:
+        spare[likeness(message)] += 1
+    kept = []
+    for message in unseen:
+        like = likeness(message)
+        if spare[like] > 0:
+            spare[like] -= 1
         else:
             kept.append(message)
     return b"".join(kept)

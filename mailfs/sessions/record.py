@@ -46,6 +46,8 @@ class State(enum.Enum):
     rescue."""
     PENDING = "pending"
     """Its writer has been told of success; it waits for its turn. Committed."""
+    IMAGE = "image"
+    """A program changes the mailbox by itself (``images``): this is what was there before. Restored."""
     COMMITTED = "committed"
     """It is being written to the mailbox and can be written again from the start. Finished."""
 

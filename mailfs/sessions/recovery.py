@@ -71,6 +71,8 @@ def judge(store: Store, session: Session, boot: str, *, whole: bool) -> Verdict:
         if record.state is State.INTENT:
             return Verdict(What.NOTHING, "its entry in the journal was not finished")
         return Verdict(What.RESCUE, "the journal file is damaged")
+    if record.boot != boot and not record.synced and record.state is not State.INTENT:
+        return _judge_lost(store, session, record)
     match record.state:
         case State.SYNCED if is_mail(session):
             return Verdict(What.COMMIT, "its writer was told that it is on the disk")
@@ -78,10 +80,31 @@ def judge(store: Store, session: Session, boot: str, *, whole: bool) -> Verdict:
             return Verdict(What.RESCUE, "its writer had not finished")
         case State.PENDING:
             return Verdict(What.COMMIT, "its writer was told of success")
-        case State.COMMITTED if record.rewrite:
+        case State.COMMITTED | State.IMAGE if record.rewrite:
             return _judge_rewrite(store, session, record, boot)
         case _:
             return _judge_append(store, session, record)
+
+
+def _judge_lost(store: Store, session: Session, record: Record) -> Verdict:
+    """The host went down: of mailbox and journal some reached the disk and some did not, in whatever order.
+
+    That a record is there says little then: its file may have been freed half a minute before.
+    """
+    if record.rewrite:
+        return Verdict(What.RESCUE, "the host went down, and this may be older than the mailbox")
+    if _contains(store, b"".join(session.tail())):
+        return Verdict(What.NOTHING, "it was written before the host went down")
+    return Verdict(What.COMMIT, "its writer was told of success before the host went down")
+
+
+def _contains(store: Store, text: bytes) -> bool:
+    end, at = _size(store), 0
+    while at < end:
+        if text in store.read(at, CHUNK + len(text)):
+            return True
+        at += CHUNK
+    return not text
 
 
 def _judge_rewrite(store: Store, session: Session, record: Record, boot: str) -> Verdict:
@@ -92,6 +115,8 @@ def _judge_rewrite(store: Store, session: Session, record: Record, boot: str) ->
     state, found = store.state(), record.found
     if state is None or found is None or state.inode != found.inode:
         return Verdict(What.RESCUE, "the mailbox was replaced since")
+    if record.state is State.IMAGE:  # how long its writer has made it, nobody knows
+        return Verdict(What.FINISH, "its writer had not finished: what was there is restored")
     why = "a rewrite was begun"
     floor = record.floor
     if state.size >= floor:
@@ -109,7 +134,7 @@ def _judge_rewrite(store: Store, session: Session, record: Record, boot: str) ->
             return Verdict(What.FINISH, f"{why}, others follow", foreign=state.size - foreign)
     if (
         record.boot != boot
-    ):  # what was written last need not have reached the disk: it is no sign of others
+    ):  # what was written last need not be on the disk: it is no sign of others
         return Verdict(What.FINISH, why)
     return Verdict(What.RESCUE, "something else is there")
 
@@ -260,7 +285,7 @@ def _keep_behind(
         elif gap:
             moved.extents.put(at, gap, session.staging.append(b"\n"))
     kept += line_break_before(kept[-1:], foreign) + foreign
-    record = enter(moved, State.COMMITTED, name, store, journal, kept=kept)
+    record = enter(moved, State.COMMITTED, name, store, journal, kept=kept, synced=record.synced)
     vars(session).update(vars(moved))
     return record
 

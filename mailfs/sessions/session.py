@@ -89,6 +89,7 @@ class Session:
     def __post_init__(self) -> None:
         self.size = self.base.size
         self.floor = self.base.size  # bytes of the base that are still in the view
+        self.known = self.base.size  # bytes of the base that its writer has surely read
 
     @property
     def dirty(self) -> bool:
@@ -117,6 +118,8 @@ class Session:
         """
         if cursor.start is not None and offset >= cursor.start:
             return min(self.base.size + cursor.behind + offset - cursor.start, self.size)
+        if self.size < offset < self.base.horizon and offset not in (cursor.told, committed):
+            self._widen()
         if self.rewriting:
             return offset
         if offset > self.size or offset in (cursor.told, committed, self.size):
@@ -131,11 +134,19 @@ class Session:
 
     def truncate(self, size: int) -> None:
         """Make the draft ``size`` bytes long; what a longer one gains are zeros."""
+        if self.size < size <= self.base.horizon:
+            self._widen()
         if size < self.base.size or size > self.size:
             self.truncated = True
         self.extents.cut(size)
         self.floor = min(self.floor, size)
         self.size = size
+
+    def _widen(self) -> None:
+        """The writer has touched what it was not sure to have read: then it has read that, and offsets count in it."""
+        if not self.truncated and self.size == self.base.size:
+            self.base = self.base._replace(size=self.base.horizon)
+            self.size = self.floor = self.base.size
 
     def read(self, store: Store, offset: int, size: int) -> bytes:
         """What the session's own agent sees at ``offset``."""
@@ -171,7 +182,7 @@ class Session:
         distance = base.size - self.base.size
         self.extents.shift(distance)
         self.size += distance
-        self.floor = base.size
+        self.floor = self.known = base.size
         self.base = base
 
     def _chunks(self, start: int, end: int) -> Iterator[bytes]:
@@ -187,7 +198,7 @@ class Session:
         """What is worth rescuing: appended messages, or the whole text of a rewrite, in chunks.
 
         Args:
-            store: the mailbox; None if it is gone, and with it what the session did not write itself.
+            store: the mailbox; None if it is gone or was rewritten, and with it what the session did not write itself.
         """
         if not self.rewriting:
             yield from self.tail()

@@ -77,9 +77,9 @@ class Staging:
             self._slot.leave()
             self._slot = None
 
-    def close(self) -> None:
-        """Drop the log."""
+    def close(self, *, synced: bool = False) -> None:
+        """Drop the log; ``synced``: that it is not needed any more must be on the disk, too."""
         self._memory.clear()
         if self._slot is not None:
-            self._slot.close()
+            self._slot.close(synced=synced)
             self._slot = None

@@ -82,8 +82,8 @@ class Slot(Protocol):
     def leave(self) -> None:
         """Forget the file; its record stays for the next daemon. Never raises."""
 
-    def close(self) -> None:
-        """The record is not needed any more. Never raises."""
+    def close(self, *, synced: bool = False) -> None:
+        """The record is not needed any more; ``synced``: bring that to the disk. Never raises."""
 
 
 class Journal(Protocol):

@@ -88,7 +88,7 @@ class Append:
         if former is not None:
             self._former = State.SYNCED if former.state is State.SYNCED else State.PENDING
         state = State.INTENT if former is None else State.COMMITTED
-        enter(session, state, self._name, store, self._journal, at=self._end)
+        enter(session, state, self._name, store, self._journal, at=self._end, synced=self._synced)
         try:
             if self._synced:
                 session.staging.slot().sync()
@@ -102,7 +102,7 @@ class Append:
             except OSError:
                 raise StuckError(self, error) from error
             raise
-        session.staging.close()
+        session.staging.close(synced=self._synced and state is State.COMMITTED)
 
     def _write(self) -> None:
         at = self._end
@@ -177,7 +177,15 @@ class Rewrite:
         """From here on it happens, now or at recovery."""
         session, former = self.session, self.session.record
         try:
-            enter(session, State.COMMITTED, self._name, self._store, self._journal, kept=self._kept)
+            enter(
+                session,
+                State.COMMITTED,
+                self._name,
+                self._store,
+                self._journal,
+                kept=self._kept,
+                synced=self._synced,
+            )
             if self._synced:
                 session.staging.slot().sync()
         except OSError as error:
@@ -195,7 +203,7 @@ class Rewrite:
         if self._synced:
             self._store.sync()
         withdraw(self.session, State.FREE)
-        self.session.staging.close()
+        self.session.staging.close(synced=self._synced)
 
 
 def rewrite(store: Store, session: Session, kept: bytes) -> None:

@@ -85,11 +85,13 @@ class JournalFile:
             self._journal.sync_names()
             self._known = True
 
-    def close(self) -> None:
+    def close(self, *, synced: bool = False) -> None:
         """Mark it free and give it back; a file that cannot even be marked goes away, now or later."""
         try:
             if self._state is not State.FREE:
                 self.mark(FREE)
+            if synced:
+                self.sync()
             if self._end > ROOM:
                 os.ftruncate(self._fd, DATA + ROOM)
             self._end = 0

@@ -104,6 +104,10 @@ class PrivateDirectory:
                     removed += 1
         return removed
 
+    def sample(self) -> int:
+        """A descriptor of some file of the spool, to be closed by the caller."""
+        return os.dup(self._lock)
+
     # Rescue
 
     def rescue(self, name: bytes, uid: int, content: Iterator[bytes], why: str) -> bool:

@@ -9,6 +9,8 @@ standard input:
     {"do": "lock", "lock": [1, 5, 9, 42]}      what getlk answers from now on
     {"do": "drop"}                             forget all parked lock requests
     {"do": "resume"}                           let all parked opens, reads and flushes go on
+    {"do": "pass", "file": F, "direct": false}   pass opens from now on through to a file
+    {"do": "stay"}                             give back its backing id, and pass no opens any more
     {"do": "hold"}                             read, but do not answer, for a second: block the loop
     {"do": "stop"}                             unmount and end, answering nothing that is parked
 """
@@ -104,6 +106,8 @@ class Box(pyfuse3.Operations):  # type: ignore[misc, unused-ignore]
         self.resume = trio.Event()
         self.data = bytearray()
         self.last_fh = 10
+        self.backing = 0
+        self.direct = True
 
     def note(self) -> Caller:
         caller = bridge.caller()
@@ -136,7 +140,10 @@ class Box(pyfuse3.Operations):  # type: ignore[misc, unused-ignore]
 
     def handle(self) -> pyfuse3.FileInfo:
         self.last_fh += 1
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(self.last_fh), direct_io=True)
+        if self.backing:
+            bridge.pass_through(self.last_fh, self.backing)
+        fh = pyfuse3.FileHandleT(self.last_fh)
+        return pyfuse3.FileInfo(fh=fh, direct_io=self.direct, keep_cache=False)
 
     async def lookup(self, parent_inode: Any, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
         self.note()
@@ -239,6 +246,19 @@ def obey(order: dict[str, Any], locks: Locks, box: Box) -> None:
         case "resume":
             box.resume.set()
             box.resume = trio.Event()
+        case "pass":
+            tell("agreed", agreed=bridge.passthrough_agreed())
+            if not box.backing:
+                fd = os.open(order["file"], os.O_RDONLY)
+                try:
+                    box.backing = bridge.open_backing(fd)
+                except OSError as error:
+                    tell("refused", error=error.errno)
+                os.close(fd)
+            box.direct = order["direct"]
+        case "stay":
+            bridge.close_backing(box.backing)
+            box.backing, box.direct = 0, True
         case "hold":
             time.sleep(1)
         case "stop":
@@ -265,6 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mountpoint")
     parser.add_argument("--no-locks", action="store_true")
+    parser.add_argument("--passthrough", action="store_true")
     parser.add_argument("--quiet", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
@@ -280,6 +301,13 @@ def main() -> None:
         tell("a caller from nowhere")
     if not arguments.no_locks:
         bridge.set_lock_handler(locks)
+    try:
+        bridge.open_backing(0)
+    except OSError:
+        pass
+    else:
+        tell("a backing file of nothing")
+    bridge.want_passthrough(arguments.passthrough)
     pyfuse3.init(box, arguments.mountpoint, {"fsname=bridgetest", "default_permissions"})
     trio.run(serve, locks, box)
     parked = list(locks.parked.values())

@@ -108,7 +108,7 @@ def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
         ([], Exit.USAGE, "Usage: mailfs"),
         (["mount"], Exit.USAGE, "which SPOOL?"),
         (["mount", "--wrong"], Exit.USAGE, "No such option"),
-        (["lokcs"], Exit.USAGE, "Did you mean 'locks'?"),
+        (["statsu"], Exit.USAGE, "Did you mean 'status'?"),
         (["mount", "-o", "wrong", "/a"], Exit.USAGE, "mailfs: -o wrong: no such option"),
         (["mount", "-o", "locks.lease=x", "/a"], Exit.USAGE, "[locks] lease: must be seconds"),
         (["mount", "--config", "/nonexistent", "/a"], Exit.CONFIG, "No such file or directory"),

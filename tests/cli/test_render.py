@@ -51,6 +51,7 @@ STATUS = Status(
     waiting=3,
     sessions=4,
     handles=5,
+    readers="direct I/O (it needs root)",
     limits={"locks.lease": 60.0, "policy.scratch_bytes": 268435456},
 )
 
@@ -179,6 +180,7 @@ def test_the_status() -> None:
         "waiting: 3",
         "sessions: 4",
         "handles: 5",
+        "readers: direct I/O (it needs root)",
         "limit locks.lease: 60",
         "limit policy.scratch_bytes: 268435456",
     ]

@@ -19,10 +19,10 @@ from mailfs.locking import Claim, Ending, Kind, LockSettings, Mode, Requester
 from tests.locking.fakes import FakeOutside, FakeProcess, Task, World, in_trio, settle, world
 
 R, A, W = Mode.READ, Mode.APPEND, Mode.WRITE
-EXPLICIT = (Kind.DOTLOCK, Kind.FLOCK, Kind.FCNTL)
 KEYS = [b"a", b"b"]
 STEPS = [
     *("dotlock", "flock", "fcntl", "wait_flock", "wait_fcntl", "commit", "writer", "reader"),
+    *("session", "wait_reader"),
     *("release", "unlock", "cancel", "fork", "die", "time", "touch", "look", "foreign", "revoke"),
     *("release", "unlock", "time"),
 ]
@@ -87,6 +87,10 @@ class Machine:
                     lock.writer(req, handle, self.pick(st.sampled_from([A, W])))
                 case "reader":
                     lock.reader(req, handle, 2.0)
+                case "wait_reader":
+                    self.start(key, partial(lock.reader_wait, req, (handle, "wait"), 2.0))
+                case "session":
+                    self.start(key, partial(lock.session, req))
                 case "release":
                     lock.release_dotlock(req)
                 case "unlock":

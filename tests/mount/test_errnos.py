@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mailfs.errors import Cause
-from tests.conftest import fresh_spool, mounted
 from tests.mount.test_exclusion import free, taken
 from tests.mount.test_lockfile import locker, names_of
 from tests.support.mounts import MODES, Place, make_spool
@@ -55,20 +54,6 @@ def expect(actor: Actor, code: str, number: int, limit: float = 10.0) -> None:
     """Run code that must fail with an errno."""
     found = actor.errno(code, limit)
     assert named(found) == named(number), code
-
-
-@pytest.fixture
-def mounting(
-    request: pytest.FixtureRequest, machine: Path, people: dict[str, User]
-) -> Iterator[Callable[..., Place]]:
-    """Mount a fresh spool with given -o options."""
-    with contextlib.ExitStack() as stack:
-
-        def mount(*options: str, spool: Path | None = None) -> Place:
-            spool = spool or fresh_spool(machine, people, MODES[1])
-            return stack.enter_context(mounted(request.node, spool, options))
-
-        yield mount
 
 
 @pytest.fixture

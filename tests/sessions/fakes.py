@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
+import trio.testing
 
 from mailfs.locking import LockSettings, LockTable, Requester
 from mailfs.sessions.mailbox import Mailbox
@@ -57,7 +58,9 @@ class FakeStore:
         self.changes += 1
 
     def reserve(self, offset: int, size: int) -> None:
-        pass
+        assert offset >= 0
+        assert size > 0
+        self.changes += 1  # fallocate(2) sets mtime
 
     def truncate(self, size: int) -> None:
         assert self.text is not None
@@ -70,6 +73,7 @@ class FakeStore:
 
     def set_times(self, times: Times) -> None:
         self.times.append(times)
+        self.changes += 1
 
     def create_again(self) -> None:
         self.text = bytearray()
@@ -113,7 +117,8 @@ class FakeSlot:
     def leave(self) -> None:
         self.closed = True
 
-    def close(self) -> None:
+    def close(self, *, synced: bool = False) -> None:
+        self.synced += synced
         self.record = FREE
         self.closed = True
         self.journal.slots.remove(self)
@@ -192,6 +197,10 @@ class World:
         assert client.process is not None
         self.mailbox.saw(client.process)
         return self.store.content
+
+    async def settled(self) -> None:
+        """What was deferred is committed."""
+        await trio.testing.wait_all_tasks_blocked()
 
     async def close(self, client: Requester, patience: float = 2) -> None:
         await self.mailbox.commit(client.process, patience=patience)

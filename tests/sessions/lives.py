@@ -134,15 +134,15 @@ class Life:
         finally:
             self.disk.close(fd)
 
-        def swap(kept: bytes, ends_line: bool) -> None:
-            if kept:
-                fd = door.open(path, os.O_WRONLY)
-                try:
+        async def swap(kept: bytes, ends_line: bool) -> None:
+            fd = door.open(path, os.O_WRONLY)
+            try:
+                if kept:
                     fileio.write_all(fd, kept if ends_line else b"\n" + kept, len(text))
-                finally:
-                    self.disk.close(fd)
-            door.chown(path, old.st_uid, old.st_gid)
-            door.rename(path, (name,))
+                door.chown(path, old.st_uid, old.st_gid)
+                door.rename(path, (name,))
+            finally:
+                self.disk.close(fd)
             self.core.backing.lock_for((name,)).refresh()
 
         await self.mailbox(name).replace(client, lambda: text, swap)

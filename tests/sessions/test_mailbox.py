@@ -10,8 +10,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from mailfs.errors import Cause, Refused
 from mailfs.locking import Mode
+from mailfs.sessions.readers import GONE
 from mailfs.sessions.record import State
 from mailfs.sessions.session import Cursor
+from mailfs.sessions.storage import Times
 from tests.locking.fakes import in_trio
 from tests.sessions.fakes import world
 from tests.sessions.test_merge import message
@@ -421,3 +423,111 @@ async def test_an_unmount_does_not_wait_for_ever_for_a_program_outside() -> None
             await w.mailbox.settle()
         assert w.store.content == A
         assert [record.state for record in w.journal.records] == [State.PENDING]
+
+
+@in_trio
+async def test_a_change_outside_that_leaves_the_size_is_a_rewrite() -> None:
+    async with world(A) as w:
+        one = w.client("vi")
+        w.read(one)
+        w.store.write(0, A[:4])  # a new mtime and nothing else
+        with pytest.raises(Refused) as refused:
+            w.save(one, B)
+        assert refused.value.cause is Cause.STALE
+
+
+@in_trio
+async def test_what_we_do_to_the_times_is_no_change_outside() -> None:
+    async with world(A) as w:
+        one, two, three = w.client("vi"), w.client("cat"), w.client("dd")
+        w.read(one)
+        w.append(two, B)  # room is set aside
+        w.mailbox.discard(two.process, "killed")
+        w.mailbox.set_times(Times(1, 2))
+        w.append(three, B)
+        w.store.failing = OSError(errno.ENOSPC, "full")
+        with pytest.raises(OSError, match="full"):
+            await w.close(three)
+        w.store.failing = None
+        w.save(one, C)
+        await w.close(one)
+        assert w.store.content == C
+
+
+@in_trio
+async def test_a_new_file_takes_the_place_beside_a_reader_but_not_of_a_save_that_was_taken() -> (
+    None
+):
+    async with world(A) as w:
+        cat, sed, editor = w.client("cat"), w.client("sed"), w.client("ed")
+        lock = w.mailbox.lock
+        assert lock.reader(cat, "cat", 10.0)
+        w.read(sed)
+
+        async def swap(kept: bytes, _ends_line: bool) -> None:
+            w.store.text = bytearray(C + kept)
+            w.store.inode += 1
+
+        await w.mailbox.replace(sed, lambda: C, swap)
+        assert w.store.content == C
+        assert not lock.claims, "the reader reads the old file"
+        assert lock.reader(cat, "cat", 10.0)
+        w.read(editor)
+        w.save(editor, B)
+        await w.close(editor)
+        assert w.mailbox.deferred
+        with pytest.raises(Refused) as refused:
+            await w.mailbox.replace(sed, lambda: C, swap)
+        assert refused.value.cause is Cause.LOCK_HELD
+        lock.end_readers()
+        await wait_all_tasks_blocked()
+        assert w.store.content == B
+
+
+@in_trio
+async def test_a_save_of_what_was_read_across_a_rewrite_is_stale() -> None:
+    async with world(A) as w:
+        slow, quick = w.client("slow"), w.client("quick")
+        began = w.mailbox.rewrites
+        w.read(quick)
+        w.save(quick, B)
+        await w.close(quick)
+        assert slow.process is not None
+        w.mailbox.saw(slow.process, began)
+        with pytest.raises(Refused) as refused:
+            w.save(slow, C)
+        assert refused.value.cause is Cause.STALE
+        assert w.store.content == B
+
+
+@in_trio
+async def test_two_saves_with_readers_of_their_own_are_not_in_each_others_way() -> None:
+    async with world(A) as w:
+        start, clients = trio.current_time(), [w.client("one"), w.client("two")]
+        for client in clients:
+            assert w.mailbox.lock.reader(client, client, 2.0)
+            w.read(client)
+            w.save(client, B)
+        await w.close(clients[0], patience=0)
+        assert w.mailbox.deferred, "the other reads still"
+        with pytest.raises(Refused):
+            await w.close(clients[1])
+        assert trio.current_time() - start < 0.1
+        assert w.store.content == B
+
+
+@in_trio
+async def test_a_lock_makes_nobody_trusted_who_reads_the_file_that_was_replaced() -> None:
+    async with world(A) as w:
+        client = w.client()
+        w.mailbox.lock.dotlock(client)
+        assert client.process is not None
+        w.mailbox.saw(client.process, GONE)
+        with pytest.raises(Refused) as refused:
+            w.save(client, C)
+        assert refused.value.cause is Cause.STALE
+        w.mailbox.discard(client.process, "refused")
+        w.read(client)
+        w.save(client, B)
+        await w.close(client)
+        assert w.store.content == B

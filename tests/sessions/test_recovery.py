@@ -35,6 +35,7 @@ class Found:
         self.journal = FakeJournal()
         self.state = state
         self.end = len(text)
+        self.synced = False
         self.rescued: list[bytes] = []
 
     def draft(self) -> Session:
@@ -42,7 +43,16 @@ class Found:
         return Session(Requester(None, 1000, 0), base, Staging(1 << 20, self.journal.slot))
 
     def enter(self, session: Session, kept: bytes = b"") -> None:
-        enter(session, self.state, b"alice", self.store, self.journal, at=self.end, kept=kept)
+        enter(
+            session,
+            self.state,
+            b"alice",
+            self.store,
+            self.journal,
+            at=self.end,
+            kept=kept,
+            synced=False,
+        )
 
     def append(self, *texts: bytes) -> Found:
         session = self.draft()
@@ -169,9 +179,19 @@ def test_a_save_of_a_mailbox_that_is_another() -> None:
     found.store.inode -= 1
     found.store.text = bytearray(b"somebody wrote this")
     assert found.verdict().what is What.RESCUE
-    assert found.verdict("another boot").what is What.FINISH
+    assert found.verdict("another boot").what is What.RESCUE
     found.store.text = None
     assert found.verdict().what is What.RESCUE
+
+
+@pytest.mark.parametrize(("synced", "what"), [(False, What.RESCUE), (True, What.FINISH)])
+def test_a_save_when_the_host_went_down(synced: bool, what: What) -> None:
+    """What was not synced may be older than the mailbox; what was is finished whatever of it is there."""
+    found = Found(State.COMMITTED)
+    found.synced = synced
+    found.save(B)
+    found.store.text = bytearray(30)
+    assert found.verdict("another boot").what is what
 
 
 @pytest.mark.parametrize("state", list(State))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.users import User
 
 DIRECTORY = "mailfs-test-"  # of a session, under the temporary directory: then its pid, then "-"
+OPTIONS = "MAILFS_TEST_MOUNT"
+"""Environment: mount options that all tests mount with, separated by blanks (``no_passthrough``)."""
 REPOSITORY = Path(__file__).parents[2]
 _TROUBLE = re.compile(
     r"Traceback|\b(WARNING|ERROR|CRITICAL)\b|^<[0-4]>|^Fatal Python error", re.IGNORECASE
@@ -152,7 +154,7 @@ class Mount:
             directory.mkdir(exist_ok=True)
         log_file = where / "daemon.log"
         argv = [sys.executable, "-X", "faulthandler", "-m", "mailfs", "mount", "--foreground"]
-        for option in options:
+        for option in (*options, *os.environ.get(OPTIONS, "").split()):
             argv += ["-o", option]
         with log_file.open("wb") as log:
             process = subprocess.Popen(

@@ -70,6 +70,10 @@ def remove_user(name: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
     _tool("userdel", name)
+    with contextlib.suppress(OSError):  # useradd has made it, whatever -M says of homes
+        mailbox = Path("/var/mail", name)
+        if not mailbox.stat().st_size:
+            mailbox.unlink()
 
 
 def _processes_of(uid: int) -> list[int]:
