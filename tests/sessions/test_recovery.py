@@ -51,7 +51,7 @@ class Found:
             self.journal,
             at=self.end,
             kept=kept,
-            synced=False,
+            synced=self.synced,
         )
 
     def append(self, *texts: bytes) -> Found:
