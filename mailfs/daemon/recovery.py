@@ -180,6 +180,12 @@ async def _recover(
         if verdict.what is What.COMMIT:
             waiting.append((mailbox, session))
             return step
+        if verdict.what is What.RESCUE and not work.whole:
+            done = core.private.keep_damaged(
+                file.name
+            )  # as it is: nobody knows what of it is right
+            file.leave()
+            return step._replace(done=done)
         if verdict.what is What.RESCUE:
             done = mailbox.give_up(session, verdict.why)
             return step._replace(done=done)
@@ -223,12 +229,12 @@ class Unfinished:
         self.bytes = session.staging.size
         self._core = core
         self._mailbox = mailbox
-        self._whole = whole
+        self.whole = whole
 
     def judge(self) -> Verdict:
         """What is to be done. Raises OSError."""
         boot = self._core.journal.boot
-        return judge(self._mailbox.store, self.session, boot, whole=self._whole)
+        return judge(self._mailbox.store, self.session, boot, whole=self.whole)
 
     @property
     def waits(self) -> bool:

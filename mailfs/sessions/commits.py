@@ -380,8 +380,10 @@ class Commits(Drafts):
             self._end(work.session)
         self._look()
         self.version += 1
+        self._reserved = 0
         if work.session.rewriting:
             self._rewritten()
+            self._refuse_stale()
 
     async def retry_stuck(self) -> None:
         """Try to bring a half-written mailbox to one of its states, if its lock is free. Never raises."""

@@ -105,7 +105,7 @@ def withdraw(session: Session, state: State) -> None:
 
 
 def recovered(slot: Slot, record: Record) -> Session:
-    """The draft of a record that an earlier daemon wrote. Raises OSError."""
+    """The draft of a record that an earlier daemon wrote; of one that is not whole it is not all. Raises OSError."""
     position, count = record.table
     extents = unpack_extents(slot.read(position, count * _EXTENT.size))
     session = Session(
@@ -153,4 +153,5 @@ def pack_extents(extents: list[Extent]) -> bytes:
 
 def unpack_extents(table: bytes) -> list[Extent]:
     """The reverse of `pack_extents`."""
-    return [Extent(*each) for each in _EXTENT.iter_unpack(table)]
+    whole = len(table) - len(table) % _EXTENT.size
+    return [Extent(*each) for each in _EXTENT.iter_unpack(table[:whole])]

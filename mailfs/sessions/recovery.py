@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from mailfs.sessions.storage import Journal, Store
 
 
+HEADERS = 4096
+"""Bytes that the beginnings of two messages may have in common."""
+
+
 class What(enum.Enum):
     """What recovery does with a record."""
 
@@ -170,11 +174,21 @@ def _judge_append(store: Store, session: Session, record: Record) -> Verdict:
 
 
 def _separator_near(store: Store, at: int, written: int) -> int | None:
-    """Where another's message begins behind what we wrote; its first bytes may happen to go on as ours would have."""
-    for ours in range(written, max(-1, written - len(SEPARATOR) - 2), -1):
-        start = store.read(at + ours, len(SEPARATOR) + 1)
-        if start.startswith((SEPARATOR, b"\n" + SEPARATOR)):
-            return at + ours
+    """Where another's message begins behind what we wrote.
+
+    Its first bytes may happen to go on as ours would have: a few if we ended anywhere, as many as two messages have in
+    common at their beginnings if we ended with a message.
+    """
+    end = at + written
+    start = max(at, end - HEADERS)
+    text = store.read(start, end - start + len(SEPARATOR) + 1)
+    found = end - start
+    for ours in range(found, max(-1, found - len(SEPARATOR) - 2), -1):
+        if text[ours:].startswith((SEPARATOR, b"\n" + SEPARATOR)):
+            return start + ours
+    begin = text.rfind(b"\n" + SEPARATOR, 0, found) + 1
+    if begin and b"\n\n" not in text[begin:found]:
+        return start + begin
     return None
 
 

@@ -222,6 +222,8 @@ class Session:
         else:
             for at in range(0, self.size, CHUNK):
                 yield self.read(store, at, CHUNK)
+        if self.record is not None and self.record.kept[1]:
+            yield self.staging.read(*self.record.kept)  # newer mail that was to follow
 
     def describe(self) -> str:
         """For people: what it would do, and whose it is."""

@@ -174,7 +174,7 @@ class Life:
 
     async def doing(
         self, change: Callable[[Mail], Mail], work: Callable[[], Awaitable[None]], name: bytes = ALICE,
-        *, undone: bool = False,
+        *, undone: bool = False, who: Requester | None = None,
     ) -> bool:  # fmt: skip
         """Do what changes a mailbox, and note what its client is told. Returns whether that is success.
 
@@ -182,6 +182,7 @@ class Life:
             change: what it changes.
             work: does it.
             name: the mailbox.
+            who: its client; None: all the clients that there are.
             undone: if its client hears of an error, nothing of it may land later.
 
         """
@@ -190,8 +191,9 @@ class Life:
         try:
             await work()
         except (OSError, Refused):
-            for key in list(self.mailbox(name).sessions):
-                self.mailbox(name).discard(key, "its client gave up")
+            for key, session in list(self.mailbox(name).sessions.items()):
+                if who is None or session.requester is who:
+                    self.mailbox(name).discard(key, "its client gave up")
             if undone:
                 self.told.must(name, before)
             return False
@@ -213,7 +215,11 @@ class Life:
             await self.close(client, name)
 
         return await self.doing(
-            lambda mail: (*mail, *split_messages(b"".join(texts))), work, name, undone=True
+            lambda mail: (*mail, *split_messages(b"".join(texts))),
+            work,
+            name,
+            undone=True,
+            who=client,
         )
 
 
