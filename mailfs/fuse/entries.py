@@ -335,10 +335,7 @@ class Entries:
         requester = who.requester(mailbox, may_write=may_write)
         lock = self._context.locks.lock(mailbox)
         try:
-            if self._context.mailbox(mailbox).sessions:
-                await self._context.mailbox(mailbox).commit_own(
-                    requester, lock.releasable(requester)
-                )
+            await self._context.mailbox(mailbox).commit_own(requester, lock.releasable(requester))
             self._context.mailbox(mailbox).unlocking(requester)
         except Refused as refusal:
             if refusal.cause is not Cause.FENCED:

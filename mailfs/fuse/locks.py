@@ -207,9 +207,8 @@ class Locks:
 
 async def _commit_first(mailbox: Mailbox, requester: Requester) -> None:
     """What was written under a lock is committed before the lock is given back."""
-    if mailbox.sessions:
-        try:
-            await mailbox.commit_own(requester)
-        except Refused as refusal:
-            if refusal.cause is not Cause.FENCED:  # its unlock succeeds without effect (design 4.5)
-                raise
+    try:
+        await mailbox.commit_own(requester)
+    except Refused as refusal:
+        if refusal.cause is not Cause.FENCED:  # its unlock succeeds without effect (design 4.5)
+            raise

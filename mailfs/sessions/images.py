@@ -74,6 +74,12 @@ class Images(Commits):
         super().__init__(name, store, lock, around)
         self._image: Image | None = None
 
+    def refresh(self) -> int:
+        """Look at the real file; while a program writes by itself, whatever changes is its doing."""
+        if self._image is not None:
+            self._own_change()
+        return super().refresh()
+
     def written_through_by(self, process: Process | None) -> bool:
         """Whether what this process writes goes straight to the file."""
         image = self._image

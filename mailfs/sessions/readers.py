@@ -150,7 +150,8 @@ class Readers:
         if seen is None:
             return now, locked is not None
         if locked is not None and seen.at >= locked and seen.base.rewrites != GONE:
-            return now, True
+            # What came since is a program's that heeds no lock; it is kept.
+            return (seen.base if seen.base.rewrites == now.rewrites else now), True
         return seen.base, False
 
     def _known(self, process: Process | None, now: Base) -> Seen | None:
