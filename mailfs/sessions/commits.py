@@ -25,7 +25,7 @@ import trio
 from mailfs.errors import Cause, Refused
 from mailfs.locking.model import Mode
 from mailfs.sessions.drafts import BLOCK, Drafts
-from mailfs.sessions.journalling import enter, is_mail, last_of
+from mailfs.sessions.journalling import enter, is_mail, last_of, withdraw
 from mailfs.sessions.merge import missing_messages
 from mailfs.sessions.record import State
 from mailfs.sessions.storage import Times
@@ -369,6 +369,8 @@ class Commits(Drafts):
         if work is None:
             return
         await self._in_thread(work.finish)
+        if _is_synced(work.session) and is_mail(work.session):
+            withdraw(work.session, State.PENDING)  # its writer was told that it is on the disk
         self.stuck = None
         log.warning("%r is whole again", self.name)
         record = work.session.record

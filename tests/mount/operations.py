@@ -272,6 +272,6 @@ OPERATIONS = [
         (TEXT, TEXT + NEW, TEXT + NEW + NEXT),
         ends=True,
         waits=True,
-        also=(TEXT + NEXT,),
+        also=(TEXT + NEXT, TEXT + NEXT + NEW),  # after an error the first is tried again later
     ),
 ]

@@ -104,7 +104,7 @@ def test_a_close_is_bounded(
     if what == "append":
         until(lambda: mail.content(user) == before + TEXT * arrives, 5.0, "all that was written")
     else:  # the first saved; the others' bases were gone by then
-        mail.mailfs.announce("deferred commit failed: the mailbox was rewritten")
+        mail.mailfs.announce("deferred commit refused: the mailbox was rewritten")
         mail.holds(user, ["new-0"])
         rescue = mail.spool / ".mailfs" / "rescue"
         until(lambda: len(list(rescue.iterdir())) == arrives - 1, 5.0, "the others are in rescue")

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import shutil
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -27,7 +27,7 @@ from tests.locking.fakes import FakeProcess
 from tests.sessions.disk import Disk, Strike
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from mailfs.daemon.recovery import Step
@@ -368,6 +368,13 @@ def fresh(root: Path) -> Path:
     return root
 
 
-def quiet() -> None:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Errors of the disk are what these tests are about."""
-    logging.getLogger("mailfs").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("mailfs")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -31,8 +31,9 @@ X = message("x", 100)
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    quiet()
+def _quiet() -> Iterator[None]:
+    with quiet():
+        yield
 
 
 # The operations. Each begins with A, B, C in alice's mailbox, and A in bob's.

@@ -50,8 +50,9 @@ EVERYWHERE = [(Kind.FAIL, errno.EIO), (Kind.DEAD, errno.EIO)]
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    quiet()
+def _quiet() -> Iterator[None]:
+    with quiet():
+        yield
 
 
 async def attempt(operation: Operation, w: Life) -> None:

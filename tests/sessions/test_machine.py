@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -234,8 +234,9 @@ def _alike(two: tuple[bytes, bytes]) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    quiet()
+def _quiet() -> Iterator[None]:
+    with quiet():
+        yield
 
 
 @settings(
