@@ -11,7 +11,7 @@ is left there by accident would be carried out again, on a mailbox that has gone
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mailfs.sessions.journalling import enter, withdraw
 from mailfs.sessions.merge import line_break_before
@@ -48,33 +48,31 @@ class StuckError(OSError):
         self.work = work
 
 
+class Target(NamedTuple):
+    """Where drafts are written: a mailbox, and the journal they are entered in first.
+
+    ``durable``: they must survive a loss of power, whether or not their writers called fsync.
+    """
+
+    name: bytes
+    store: Store
+    journal: Journal
+    durable: bool
+
+
 class Append:
     """Write the session's bytes behind the mailbox; on failure the mailbox is cut back to what it was.
 
     Args:
-        name: of the mailbox.
-        store: the mailbox.
+        target: the mailbox.
         session: the draft.
-        journal: where it is entered first.
         end: the mailbox's size, bytes.
-        durable: it must survive a loss of power, whether or not its writer called fsync.
 
     """
 
-    def __init__(
-        self,
-        name: bytes,
-        store: Store,
-        session: Session,
-        journal: Journal,
-        end: int,
-        *,
-        durable: bool,
-    ) -> None:
-        self._name = name
-        self._store = store
+    def __init__(self, target: Target, session: Session, end: int) -> None:
+        self._name, self._store, self._journal, durable = target
         self.session = session
-        self._journal = journal
         self._end = end
         self._synced = durable or session.synced
         self._former = State.FREE  # what stands in the journal if it comes to nothing
@@ -129,29 +127,15 @@ class Rewrite:
     """Bring the real file to the session's content, with newer mail behind it.
 
     Args:
-        name: of the mailbox.
-        store: the mailbox.
+        target: the mailbox.
         session: the draft.
-        journal: where it is entered first.
         kept: newer mail.
-        durable: it must survive a loss of power, whether or not its writer called fsync.
 
     """
 
-    def __init__(
-        self,
-        name: bytes,
-        store: Store,
-        session: Session,
-        journal: Journal,
-        kept: bytes,
-        *,
-        durable: bool,
-    ) -> None:
-        self._name = name
-        self._store = store
+    def __init__(self, target: Target, session: Session, kept: bytes) -> None:
+        self._name, self._store, self._journal, durable = target
         self.session = session
-        self._journal = journal
         self._kept = kept
         self._synced = durable or session.synced
         self.bytes = session.staging.size + len(kept)
