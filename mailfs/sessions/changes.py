@@ -147,7 +147,8 @@ class Changes(Drafts):
             same = same and self.store.state() is not None
         store = self.store if same else None
         kept = self._around.rescue(self.name, session.requester.uid, session.remains(store), why)
-        if not kept and session.record is not None:
+        stuck = self.stuck is not None and self.stuck.session is session
+        if not kept and session.record is not None and not stuck:
             session.staging.leave()  # in the journal, for the next daemon
         return kept
 

@@ -150,8 +150,7 @@ class Readers:
         if seen is None:
             return now, locked is not None
         if locked is not None and seen.at >= locked and seen.base.rewrites != GONE:
-            # What came since is a program's that heeds no lock; it is kept.
-            return (seen.base if seen.base.rewrites == now.rewrites else now), True
+            return now, True
         return seen.base, False
 
     def _known(self, process: Process | None, now: Base) -> Seen | None:

@@ -88,8 +88,6 @@ class Operation:
     prepare: Callable[[Scene], None] = lambda _scene: None
     ends: bool = False
     """An error ends the program; what it leaves behind is found out by its end."""
-    waits: bool = False
-    """Somebody waits for the lock of a real file, which is not to be had while the disk is broken."""
     also: Sequence[bytes] = ()
     """What may come of it when something of it fails, and all else goes well."""
 
@@ -271,7 +269,6 @@ OPERATIONS = [
         hand_over,
         (TEXT, TEXT + NEW, TEXT + NEW + NEXT),
         ends=True,
-        waits=True,
         also=(TEXT + NEXT, TEXT + NEXT + NEW),  # after an error the first is tried again later
     ),
 ]

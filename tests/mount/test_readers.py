@@ -24,7 +24,10 @@ def drawn_until(terminal: Terminal, condition: Callable[[], object], what: str) 
         terminal.settle(0.05)
         return condition()
 
-    until(look, 15, what)
+    try:
+        until(look, 15, what)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; on the screen:\n{terminal.screen[-2000:]}") from None
 
 
 def mutt(place: Place, user: User) -> list[str]:
