@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from tests.support.processes import until
+
 if TYPE_CHECKING:
     from tests.support.mounts import Place
     from tests.support.users import User
@@ -22,6 +24,7 @@ def test_a_refused_save_is_there_for_its_writer(mail: Place, alice: User, bob: U
     editor.do(f"file = open({box!r}, 'r+b', buffering=0)")
     editor.do("file.write(b'From edited Thu Jan  1 00:00:00 1970\\n\\nmine\\n\\n')")
     mail.crew.ok(["sh", "-c", write("other", box)], user=alice)
+    until(lambda: b"other" in mail.content(alice), 5, "its last close, which it did not wait for")
     assert editor.errno("file.close()") == errno.ESTALE
     rescue = f"{mail.dir}/.mailfs/rescue"
     names = mail.crew.ok(["ls", rescue], user=alice).split()
